@@ -1,0 +1,146 @@
+"""The model of pipe(8) against what its source says; the real Postfix is asked the same cases elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.home import RelayHome
+from helpers.pipe import OUTPUT_LIMIT, Delivery, judge, pipe
+from helpers.pipe_cases import PIPE_CASES, TIME_LIMIT, PipeCase
+
+MESSAGE = b"Subject: model\n\nText.\n"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[RelayHome]:
+    """A home whose command a test replaces; no provider behind it."""
+    source = tmp_path / "command"
+    source.write_text("#!/bin/sh\nexit 99\n")
+    with RelayHome("https://localhost:1", None, source) as home:
+        yield home
+
+
+def play(stage: RelayHome, text: str, message: bytes = MESSAGE, limit: float = 20.0) -> Delivery:
+    """Deliver with a script of this text."""
+    script = stage.put("command", text.encode(), 0o755)
+    return pipe(stage, message, "to@domain.com", script=script, limit=limit)
+
+
+@pytest.mark.parametrize("case", PIPE_CASES, ids=lambda case: case.name)
+def test_every_end_of_a_command_has_its_verdict(stage: RelayHome, case: PipeCase) -> None:
+    delivery = play(stage, case.script(), limit=TIME_LIMIT)
+    assert (delivery.verdict, delivery.dsn) == (case.verdict, case.dsn)
+    assert delivery.text == case.output + "\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "dsn"),
+    [
+        (b"4.7.1", "4.7.1"),
+        (b"4.7.1\tx", "4.7.1"),
+        (b"4.255.999\nx", "4.255.999"),
+        (b"2.1.5 x", "5.0.0"),
+        (b" 4.7.1 x", "5.3.0"),
+        (b"4.7.1: x", "5.3.0"),
+        (b"4.7.1\rx", "5.3.0"),
+        (b"4.7 x", "5.3.0"),
+        (b"4.7.1000 x", "5.3.0"),
+        (b"3.7.1 x", "5.3.0"),
+        (b"x 4.7.1 x", "5.3.0"),
+        (b"", "5.3.0"),
+    ],
+)
+def test_only_an_exact_leading_code_overrides_the_status(output: bytes, dsn: str) -> None:
+    delivery = judge(1, output, timed_out=False)
+    assert delivery.dsn == dsn
+    assert delivery.verdict == ("deferred" if dsn.startswith("4.") else "bounced")
+
+
+def test_a_signal_is_told_from_an_exit(stage: RelayHome) -> None:
+    assert play(stage, "#!/bin/sh\nkill -TERM $$\n").status == -signal.SIGTERM
+    assert play(stage, "#!/bin/sh\nexit 143\n").status == 143
+
+
+def test_the_command_sees_what_postfix_shows_it(stage: RelayHome) -> None:
+    # The shell adds PWD and the like to its own environment, not to that of /proc.
+    text = '#!/bin/sh\ntr "\\0" "\\n" </proc/$$/environ | sort\nid -u\nid -G\numask\npwd -P\necho "$@"\n'
+    nobody = pwd.getpwnam("nobody")
+    assert play(stage, text).text.splitlines() == [
+        "LANG=C",
+        "MAIL_CONFIG=/etc/postfix",
+        "PATH=/usr/bin:/bin",
+        "TZ=",
+        str(nobody.pw_uid),
+        str(nobody.pw_gid),
+        "0077",
+        str(stage.queue),
+        "alerts@domain.com 4ZxTestQid to@domain.com ",
+    ]
+
+
+def test_the_message_arrives_whole_and_in_a_session_of_its_own(stage: RelayHome) -> None:
+    message = os.urandom(300_000)
+    copy = stage.put("copy", b"")
+    delivery = play(stage, f"#!/bin/sh\ncat >{copy}\nps -o sid= -p $$ | tr -d ' '; echo $$\n", message)
+    assert copy.read_bytes() == message
+    session, process = delivery.text.split()
+    assert session == process
+
+
+def test_a_command_that_does_not_read_is_judged_by_its_status(stage: RelayHome) -> None:
+    assert play(stage, "#!/bin/sh\nexit 0\n", bytes(9_000_000)).verdict == "sent"
+    assert play(stage, "#!/bin/sh\nexit 75\n", bytes(9_000_000)).verdict == "deferred"
+
+
+def test_a_command_that_stops_reading_is_killed(stage: RelayHome) -> None:
+    delivery = play(stage, "#!/bin/sh\nsleep 30\n", bytes(1_000_000), limit=0.5)
+    assert (delivery.verdict, delivery.status) == ("bounced", -signal.SIGKILL)
+
+
+def test_the_output_is_cut_at_4096_bytes(stage: RelayHome) -> None:
+    delivery = play(stage, "#!/bin/sh\nhead -c 9000 /dev/zero | tr '\\0' x\n")
+    assert delivery.output == b"x" * OUTPUT_LIMIT
+
+
+def test_a_child_left_behind_holds_the_delivery_up_and_dies_with_it(stage: RelayHome) -> None:
+    delivery = play(stage, "#!/bin/sh\nsleep 30 &\necho $!\nexit 0\n", limit=1)
+    assert (delivery.verdict, delivery.dsn, delivery.status) == ("bounced", "5.3.0", 0)
+    child = Path("/proc", delivery.text.strip(), "stat")
+    deadline = time.monotonic() + 5
+    # An orphan that nobody waits for stays visible as a zombie.
+    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_a_command_that_cannot_be_run_defers(stage: RelayHome) -> None:
+    missing = pipe(stage, MESSAGE, "to@domain.com", script=stage.path / "missing")
+    closed = pipe(stage, MESSAGE, "to@domain.com", script=stage.put("closed", b"#!/bin/sh\n", 0o644))
+    too_long = pipe(stage, MESSAGE, "x" * 200_000, script=stage.script)
+    assert {missing.verdict, closed.verdict, too_long.verdict} == {"deferred"}
+
+
+def test_resource_limits_reach_the_command(stage: RelayHome) -> None:
+    script = stage.put("command", b"#!/bin/sh\nulimit -n\nulimit -v\n", 0o755)
+    delivery = pipe(stage, MESSAGE, "to@domain.com", script=script, nofile=32, address_space=128 * 2**20)
+    assert delivery.text.split() == ["32", str(128 * 1024)]
+
+
+def test_a_prefix_and_another_interpreter_run_the_script(stage: RelayHome) -> None:
+    script = stage.put("command", b"import sys; print(sys.flags.isolated, sys.argv[1:2])\n")
+    delivery = pipe(
+        stage,
+        MESSAGE,
+        "to@domain.com",
+        script=script,
+        python="/usr/bin/python3",
+        prefix=("env", "LANG=C.UTF-8"),
+        options=("--home",),
+    )
+    assert delivery.text == "1 ['--home']\n"

@@ -1,0 +1,240 @@
+"""The window of 60 seconds: who gets a place in it, and what a deferral costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery
+from sandbox import Answer, Sandbox, ses_query_error
+
+STATE = ".rate-limit-state"
+
+
+def state(home: RelayHome) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((home.path / STATE).read_text())
+    return content
+
+
+def now() -> float:
+    """The clock that the calls are recorded with."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def fill(home: RelayHome, count: int, ago: float = 1.0, **more: object) -> None:
+    """A window with this many calls, which ended some seconds ago."""
+    call = [now() - ago, now() - ago, 1]
+    home.put(STATE, json.dumps({"calls": [call] * count, **more}).encode())
+
+
+def expect_full(delivery: Delivery, count: str) -> None:
+    assert delivery == (
+        "deferred",
+        "4.4.5",
+        75,
+        f"4.4.5 rate limit reached ({count} per minute), deferring".encode(),
+    )
+
+
+def test_a_full_window_defers(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    fill(home, 28)
+    expect_full(deliver(mail(), "to@external.com"), "28/28")
+    assert "rate limit reached (28/28 per minute), deferring" in home.log().splitlines()[-1]
+    assert sandbox.requests == []
+
+
+def test_the_last_place_is_given_away_and_the_window_slides(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    fill(home, 27)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    expect_full(deliver(mail(), "to@external.com"), "28/28")
+    fill(home, 28, ago=58)
+    expect_full(deliver(mail(), "to@external.com"), "28/28")
+    fill(home, 28, ago=61)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    assert len(state(home)["calls"]) == 1
+
+
+def test_a_deferral_reads_no_message_imports_no_library_and_connects_to_nobody(
+    home: RelayHome, deliver: Deliver
+) -> None:
+    fill(home, 28)
+    trace = home.path / "trace"
+    prefix = ("strace", "-f", "-o", str(trace), "-e", "trace=open,openat,read,socket,connect")
+    expect_full(deliver(mail(b"x" * 1_000_000), "to@external.com", prefix=prefix), "28/28")
+    calls = trace.read_text()
+    assert "relay-config.json" in calls
+    assert "AF_INET" not in calls
+    assert not re.search(r"\bread\(0,", calls)
+    modules = set(re.findall(r"/(requests|urllib3|boto3|botocore|http|ssl|email|urllib)/?[^\"/]*\"", calls))
+    # A URL in the secrets is checked with the library's own parser.
+    assert modules <= {"urllib"}
+
+
+@pytest.mark.parametrize("provider", ["graph", "ses"])
+def test_a_limit_of_ones_own(sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=3)
+    if provider == "ses":
+        home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    fill(home, 2)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    expect_full(deliver(mail(), "to@external.com"), "3/3")
+    assert "quota" not in [request.role for request in sandbox.requests]
+
+
+def test_no_limit(home: RelayHome, deliver: Deliver) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=0)
+    fill(home, 500)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+
+
+def test_a_call_that_failed_counts(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=1)
+    sandbox.answer("sendMail", Answer(503))
+    assert deliver(mail(), "to@external.com").dsn == "4.3.2"
+    expect_full(deliver(mail(), "to@external.com"), "1/1")
+
+
+def test_what_is_refused_without_a_call_takes_no_place(home: RelayHome, deliver: Deliver) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=1)
+    assert deliver(mail(To=None), "to@external.com", sender="MAILER-DAEMON").verdict == "bounced"
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+
+
+def test_processes_share_the_window(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=5)
+    with ThreadPoolExecutor(20) as pool:
+        deliveries = list(pool.map(lambda _: deliver(mail(), "to@external.com"), range(20)))
+    assert len(sandbox.accepted) == 5
+    assert [delivery.verdict for delivery in deliveries].count("sent") == 5
+    for delivery in deliveries:
+        if delivery.verdict != "sent":
+            expect_full(delivery, "5/5")
+
+
+def test_notices_count_and_may_use_the_headroom(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    fill(home, 27)
+    deliver(mail(), "to@external.com", sender="stranger@else.com")
+    assert [message.to for message in sandbox.accepted] == [["to@external.com"], ["admin@domain.com"]]
+    assert len(state(home)["calls"]) == 29
+    expect_full(deliver(mail(), "to@external.com"), "29/28")
+
+
+def test_a_notice_never_passes_what_graph_takes(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=30)
+    fill(home, 29)
+    assert deliver(mail(), "to@external.com", sender="stranger@else.com") == ("sent", "2.0.0", 0, b"")
+    assert [message.to for message in sandbox.accepted] == [["to@external.com"]]
+
+
+def test_the_quota_of_ses_is_the_limit_and_is_kept(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    sandbox.max_send_rate = 0.04
+    for _ in range(2):
+        assert deliver(mail(), "to@external.com").verdict == "sent"
+    expect_full(deliver(mail(), "to@external.com"), "2/2")
+    assert [request.role for request in sandbox.requests] == ["quota", "ses", "ses"]
+
+
+def test_the_quota_is_asked_for_again_after_a_day(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    deliver(mail(), "to@external.com")
+    quota = state(home)["quota"]
+    assert quota["limit"] == 14 * 60
+    assert quota["until"] - now() == pytest.approx(86400, abs=30)
+    fill(home, 0, quota={**quota, "until": now() - 1})
+    deliver(mail(), "to@external.com")
+    assert [request.role for request in sandbox.requests] == ["quota", "ses", "quota", "ses"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ses_query_error(403, "AccessDenied", "not authorized"), Answer(action="reset-after-read")],
+    ids=["denied", "reset"],
+)
+def test_a_quota_that_cannot_be_had_is_28(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    fill(home, 27)
+    sandbox.answer("quota", answer)
+    assert deliver(mail(), "to@external.com") == ("sent", "2.0.0", 0, b"")
+    assert "get_send_quota failed" in home.log()
+    expect_full(deliver(mail(), "to@external.com"), "28/28")
+    assert [request.role for request in sandbox.requests] == ["quota", "ses"]
+
+
+HUGE = 10**400
+BROKEN = [
+    b"",
+    b'{"calls":[[1',
+    b"\0" * 4096,
+    b"[" * 100_000,
+    b"[1, 2]",
+    json.dumps({"calls": 28}).encode(),
+    json.dumps({"calls": [None, 1, "x", [], {}, [1], ["a", "b", "c"], [True, True, True]] * 9}).encode(),
+    json.dumps({"calls": [[-HUGE, None, 1]] * 50}).encode(),
+    b'{"calls":[[NaN,NaN,1],[-Infinity,null,1],[Infinity,Infinity,1]]}',
+]
+BROKEN_QUOTAS = [
+    1,
+    {"limit": "1", "until": "2"},
+    {"limit": 1, "until": HUGE},
+    {"limit": float("inf"), "until": 1e300},
+    {"limit": float("nan"), "until": float("nan")},
+]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:30]))
+def test_a_broken_window_stops_nothing_and_heals(home: RelayHome, deliver: Deliver, content: bytes) -> None:
+    home.put(STATE, content)
+    assert deliver(mail(), "to@external.com") == ("sent", "2.0.0", 0, b"")
+    assert len(state(home)["calls"]) == 1
+
+
+@pytest.mark.parametrize("quota", BROKEN_QUOTAS, ids=lambda quota: str(quota)[:30])
+def test_a_broken_quota_stops_nothing_and_heals(home: RelayHome, deliver: Deliver, quota: object) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    fill(home, 1, quota=quota)
+    assert deliver(mail(), "to@external.com") == ("sent", "2.0.0", 0, b"")
+    assert state(home)["quota"]["limit"] == 14 * 60
+
+
+@pytest.mark.parametrize(("seconds", "ended"), [(1, True), (3600, False), (1e9, True)])
+def test_calls_of_the_future_do_not_count(
+    home: RelayHome, deliver: Deliver, seconds: float, ended: bool
+) -> None:
+    # One second would pass while the command starts.
+    later = now() + 5 + seconds
+    home.put(STATE, json.dumps({"calls": [[later, later if ended else None, 1]] * 50}).encode())
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+
+
+def test_a_quota_of_the_far_future_is_not_believed(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    fill(home, 1, quota={"limit": 1, "until": now() + 10 * 86400})
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    assert state(home)["quota"]["limit"] == 14 * 60
+
+
+def test_a_window_that_cannot_be_written_defers(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.put("postfix-api-relay.log", b"", 0o600)
+    home.path.chmod(0o555)
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery[:3] == ("deferred", "4.3.0", 75)
+    assert STATE in delivery.text
+    assert sandbox.requests == []

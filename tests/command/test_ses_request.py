@@ -1,0 +1,65 @@
+"""What Amazon SES is sent: one request, the envelope as Destination, the header as written."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.mail import mail
+from sandbox import Sandbox
+
+
+def test_one_message_is_one_request(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    delivery = deliver(mail(Cc="cc@other.com"), "to@external.com", "cc@other.com", "bcc@domain.com")
+    assert delivery == ("sent", "2.0.0", 0, b"")
+    (request,) = sandbox.requests
+    assert (request.method, request.path) == ("POST", "/v2/email/outbound-emails")
+    assert "/eu-west-1/ses/aws4_request" in request.headers["authorization"]
+    call = json.loads(request.body)
+    assert call["FromEmailAddress"] == "alerts@domain.com"
+    assert call["Destination"] == {
+        "ToAddresses": ["to@external.com"],
+        "CcAddresses": ["cc@other.com"],
+        "BccAddresses": ["bcc@domain.com"],
+    }
+    assert call["Content"].keys() == {"Raw"}
+
+
+def test_the_header_stays_as_written(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    to, cc = "Old List <list@x.com>, TO <To@External.com>", "Group: a@x.com;, c@y.com"
+    deliver(mail(To=to, Cc=cc, Bcc="b@z.com"), "to@external.com", "bcc@domain.com")
+    (accepted,) = sandbox.accepted
+    assert (accepted.to, accepted.cc, accepted.bcc) == (["to@external.com"], [], ["bcc@domain.com"])
+    assert (accepted.message["To"], accepted.message["Cc"]) == (to, cc)
+    assert b"b@z.com" not in accepted.raw
+    assert b"bcc@domain.com" not in accepted.raw
+
+
+def test_a_message_comes_through_byte_for_byte(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    message = mail(b"8-bit \xff\xfe\n.\n\n\x00end without newline")
+    deliver(b"Return-Path: <a@b>\n" + message, "to@external.com")
+    assert sandbox.accepted[0].raw == message.replace(b"\n", b"\r\n")
+
+
+def test_the_sender_is_the_effective_one(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    """From may be another approved address: SES checks that both are verified."""
+    deliver(mail(From="network@domain.com"), "to@external.com", sender="stranger@else.com")
+    sent, notice = sandbox.accepted
+    assert (sent.mailbox, sent.message["From"]) == ("alerts@domain.com", "network@domain.com")
+    assert notice.to == ["admin@domain.com"]
+
+
+def test_no_profile_and_no_environment_is_used(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    (ses.path / ".aws").mkdir()
+    ses.put(".aws/config", b"[default]\nregion = us-gov-west-1\nmax_attempts = 9\nca_bundle = /dev/null\n")
+    ses.put(".aws/credentials", b"[default]\naws_session_token = x\n")
+    prefix = (
+        "env",
+        f"HOME={ses.path}",
+        "AWS_PROFILE=x",
+        "AWS_SESSION_TOKEN=y",
+        "https_proxy=http://127.0.0.1:1",
+    )
+    assert deliver(mail(), "to@external.com", prefix=prefix).verdict == "sent"
+    assert "x-amz-security-token" not in sandbox.requests[0].headers

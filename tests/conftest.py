@@ -1,0 +1,83 @@
+"""Fixtures for all tests. What needs more than pytest is imported late: the unit tests do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Callable
+
+import pytest
+from helpers.home import RelayHome
+from helpers.pipe import Delivery, pipe
+from helpers.script import load_script
+
+if TYPE_CHECKING:
+    from sandbox import Sandbox
+
+Deliver = Callable[..., Delivery]
+Figures = Callable[..., None]
+FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for what takes too long for every run."""
+    parser.addoption("--nightly", action="store_true", help="the long forms of the fault tests; hours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make room for what the tests measure."""
+    config.stash[FIGURES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what the tests have measured."""
+    if config.stash[FIGURES]:
+        terminalreporter.section("figures")
+        for line in config.stash[FIGURES]:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def nightly(pytestconfig: pytest.Config) -> bool:
+    """Whether the long forms of the tests are wanted."""
+    return bool(pytestconfig.getoption("--nightly"))
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Call it with what was tried, and counts by name: they are printed at the end of the run."""
+
+    def keep(tried: str, **counts: object) -> None:
+        named = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
+        pytestconfig.stash[FIGURES].append(f"{tried}: {named}")
+
+    return keep
+
+
+@pytest.fixture(scope="session")
+def relay() -> ModuleType:
+    """The relay's functions, as a module."""
+    return load_script()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A provider that behaves as the real ones do."""
+    from sandbox import Sandbox
+
+    with Sandbox() as provider:
+        yield provider
+
+
+@pytest.fixture
+def home(sandbox: Sandbox) -> Iterator[RelayHome]:
+    """An installed relay, configured for the sandbox's Graph."""
+    with RelayHome(sandbox.url, sandbox.ca_file) as installation:
+        yield installation
+
+
+@pytest.fixture
+def deliver(home: RelayHome) -> Deliver:
+    """Hand a message to the installed relay: `pipe` without its first argument."""
+    return partial(pipe, home)

@@ -1,0 +1,88 @@
+"""A complete installation of the relay in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import tempfile
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[2] / "postfix-api-relay"
+ACCOUNT = "nobody"
+LOG = "postfix-api-relay.log"
+
+
+class RelayHome:
+    """Script, configuration and secrets, owned by the user nobody; a context manager that removes them.
+
+    `endpoint` is the base URL of the provider and `ca_file` the authority that signed its certificate.
+    `path` is the home, `script` the installed command and `queue` a directory that only root can write to.
+    Needs root, as Postfix does. The script installed is `source`.
+    """
+
+    def __init__(self, endpoint: str, ca_file: Path | None, source: Path = SCRIPT) -> None:
+        self.account = pwd.getpwnam(ACCOUNT)
+        self.endpoint = endpoint
+        self.ca_file = ca_file
+        # Not pytest's tmp_path: that is closed to other users.
+        self._base = Path(tempfile.mkdtemp(prefix="relay-"))
+        self._base.chmod(0o755)
+        self.path = self._base / "home"
+        self.queue = self._base / "queue"
+        for directory in (self.path, self.queue):
+            directory.mkdir(mode=0o755)
+        self.own(self.path)
+        self.script = self.put(SCRIPT.name, source.read_bytes(), 0o755)
+        self.configure()
+        self.secrets()
+
+    def __enter__(self) -> RelayHome:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        shutil.rmtree(self._base)
+
+    def put(self, name: str, content: bytes, mode: int = 0o600) -> Path:
+        """Write a file of the home as its user would, with these permissions whatever the umask."""
+        file = self.path / name
+        file.write_bytes(content)
+        file.chmod(mode)
+        self.own(file)
+        return file
+
+    def configure(self, **changes: object) -> None:
+        """Rewrite relay-config.json: the usual values with these changes; None leaves a key out."""
+        usual: dict[str, object] = {
+            "ADMIN_NOTIFICATION_EMAIL": "admin@domain.com",
+            "DEFAULT_FROM_ADDRESS": "alerts@domain.com",
+            "VALID_FROM_ADDRESSES": ["alerts@domain.com", "network@domain.com"],
+            "CA_BUNDLE": str(self.ca_file) if self.ca_file else None,
+        }
+        self._put_json("relay-config.json", {**usual, **changes}, 0o644)
+
+    def secrets(self, **changes: object) -> None:
+        """Rewrite api-secrets.json: Graph with the sandbox's credentials; changes as in `configure`."""
+        usual: dict[str, object] = {
+            "API_PROVIDER": "graph",
+            "API_TENANT_OR_REGION": "tenant-id",
+            "API_ID": "client-id",
+            "API_SECRET": "client-secret",
+            "API_ENDPOINT": self.endpoint,
+            "API_LOGIN_ENDPOINT": self.endpoint,
+        }
+        self._put_json("api-secrets.json", {**usual, **changes}, 0o600)
+
+    def log(self) -> str:
+        """The text of the relay's log so far; empty while there is none."""
+        file = self.path / LOG
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
+    def _put_json(self, name: str, values: dict[str, object], mode: int) -> None:
+        content = {key: value for key, value in values.items() if value is not None}
+        self.put(name, json.dumps(content, indent=2).encode(), mode)
+
+    def own(self, path: Path) -> None:
+        """Give a file or directory to the home's user."""
+        os.chown(path, self.account.pw_uid, self.account.pw_gid)

@@ -1,0 +1,298 @@
+"""A Postfix of the tests' own, set up with the fragments that the project ships."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, NamedTuple, TypeVar
+
+PROJECT = Path(__file__).resolve().parents[2]
+SHIPPED_USER = "user=postfix-relay"
+SHIPPED_COMMAND = "argv=/opt/postfix-relay/postfix-api-relay"
+SHIPPED_MAXPROC = re.compile(r"^(apirelay(?:\s+\S+){5}\s+)1(\s+pipe)$", re.MULTILINE)
+
+# What a distribution's master.cf has, less the services that the relay has no use for. The queue manager
+# wakes up every 2 s and not every 300 s: a message whose delivery it finds under way when it starts, as
+# after a reload, has to wait for that.
+SERVICES = """\
+127.0.0.1:{port} inet n - n - - smtpd
+pickup    unix  n       -       n       60      1       pickup
+cleanup   unix  n       -       n       -       0       cleanup
+qmgr      unix  n       -       n       2       1       qmgr
+rewrite   unix  -       -       n       -       -       trivial-rewrite
+bounce    unix  -       -       n       -       0       bounce
+defer     unix  -       -       n       -       0       bounce
+trace     unix  -       -       n       -       0       bounce
+flush     unix  n       -       n       1000?   0       flush
+proxymap  unix  -       -       n       -       -       proxymap
+showq     unix  n       -       n       -       -       showq
+error     unix  -       -       n       -       -       error
+retry     unix  -       -       n       -       -       error
+anvil     unix  -       -       n       -       1       anvil
+postlog   unix-dgram n  -       n       -       1       postlogd
+"""
+
+PIPE_LINE = re.compile(
+    r": (?P<queue_id>\w+): to=<(?P<recipient>[^>]*)>,(?: orig_to=<[^>]*>,)? relay=apirelay, .*"
+    r"dsn=(?P<dsn>[\d.]+), status=(?P<status>\w+) \((?P<text>.*)\)$"
+)
+
+Result = TypeVar("Result")
+
+
+class Outcome(NamedTuple):
+    """What Postfix made of one attempt for one recipient, as its log tells it."""
+
+    queue_id: str
+    recipient: str
+    dsn: str
+    status: str  # "sent", "deferred" or "bounced"
+    text: str  # what stands in parentheses
+
+
+def fragment_settings(fragment: Path) -> list[str]:
+    """The "name = value" lines of a main.cf fragment, each fit to be an argument of postconf -e."""
+    return [line for line in fragment.read_text().splitlines() if re.match("[a-z]", line)]
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """TEXT with its one OLD replaced; AssertionError when the fragment no longer has it just once."""
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in:\n{text}"
+    return text.replace(old, new)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(*command: str, message: bytes = b"") -> str:
+    """Standard output of COMMAND; AssertionError with all that it printed when it fails."""
+    done = subprocess.run(command, input=message, capture_output=True, timeout=60)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stderr.decode()}{done.stdout.decode()}"
+    return done.stdout.decode()
+
+
+def make_settings(config: Path) -> None:
+    """A main.cf in the directory CONFIG that commands of Postfix can read without a delay."""
+    # Without it every command asks a name server for this host's name.
+    (config / "main.cf").write_text("myhostname = relay.domain.com\n")
+    age_settings(config)
+
+
+def add_settings(config: Path, lines: Sequence[str]) -> None:
+    """Put "name = value" lines into a main.cf, as an admin does with postconf -e."""
+    run("postconf", "-c", str(config), "-e", *lines)
+    age_settings(config)
+
+
+def age_settings(config: Path) -> None:
+    """Make a main.cf old: every command of Postfix waits two seconds for one that was just written."""
+    hour_ago = time.time() - 3600
+    os.utime(config / "main.cf", (hour_ago, hour_ago))
+
+
+class PrivatePostfix:
+    """A running Postfix in a temporary directory, as a context manager; needs root, never reads mail of
+    the machine's own Postfix and never touches its configuration.
+
+    COMMAND is what argv= begins with in place of the shipped path, USER owns its directory. MAXPROC is the
+    limit of parallel deliveries, SETTINGS are main.cf parameters that go over everything else.
+    """
+
+    def __init__(
+        self,
+        command: object,
+        *,
+        user: str = "nobody",
+        maxproc: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="private-postfix-"))
+        self.config = self.directory / "config"
+        self.queue_directory = self.directory / "queue"
+        self.data_directory = self.directory / "data"
+        self.log_file = self.directory / "mail.log"
+        self.port = free_port()
+        self._make_directories()
+        self._write_master(str(command), user, maxproc)
+        self._write_main(settings or {})
+
+    def _make_directories(self) -> None:
+        # Postfix's own users pass through it to the queue.
+        self.directory.chmod(0o755)
+        for directory in (self.config, self.queue_directory, self.data_directory):
+            directory.mkdir()
+            directory.chmod(0o755)
+        make_settings(self.config)
+        owner = run("postconf", "-c", str(self.config), "-h", "mail_owner").strip()
+        shutil.chown(self.data_directory, owner)
+
+    def _write_master(self, command: str, user: str, maxproc: int) -> None:
+        fragment = (PROJECT / "postfix" / "master.cf").read_text()
+        fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
+        fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
+        fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
+        assert found == 1, f"no maxproc of 1 in:\n{fragment}"
+        (self.config / "master.cf").write_text(SERVICES.format(port=self.port) + fragment)
+
+    def _write_main(self, settings: Mapping[str, str]) -> None:
+        add_settings(self.config, fragment_settings(PROJECT / "postfix" / "main.cf"))
+        private = {
+            "compatibility_level": "3.6",
+            "queue_directory": str(self.queue_directory),
+            "data_directory": str(self.data_directory),
+            "maillog_file": str(self.log_file),
+            "maillog_file_prefixes": str(self.directory),
+            "mydestination": "",
+            "alias_maps": "",
+            "inet_interfaces": "loopback-only",
+            "inet_protocols": "ipv4",
+            "mynetworks": "127.0.0.0/8",
+            # No test waits for a name server.
+            "smtpd_peername_lookup": "no",
+            # A deferred message comes back within seconds.
+            "queue_run_delay": "2s",
+            "minimal_backoff_time": "1s",
+            "maximal_backoff_time": "1s",
+        }
+        add_settings(self.config, [f"{name} = {value}" for name, value in {**private, **settings}.items()])
+
+
+    def __enter__(self) -> PrivatePostfix:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start Postfix; AssertionError when it says that it cannot."""
+        run("postfix", "-c", str(self.config), "start")
+
+    def reload(self) -> None:
+        """Make Postfix read its configuration again, as an admin does in the middle of deliveries."""
+        run("postfix", "-c", str(self.config), "reload")
+
+    def stop(self) -> None:
+        """End Postfix and every command that it runs; nothing of it is alive afterwards. May be repeated."""
+        for pid in self.processes():
+            if pid == self._master():
+                signal_process(pid, signal.SIGTERM)
+        if not self._gone_within(2):
+            for pid in self.processes():
+                signal_process(pid, signal.SIGKILL)
+            assert self._gone_within(5), f"still alive: {self.processes()}"
+
+    def close(self) -> None:
+        """Stop, and remove the directory with queue and log."""
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    def _master(self) -> int:
+        """The process id of master(8), 0 when it was never started."""
+        try:
+            return int((self.queue_directory / "pid" / "master.pid").read_text())
+        except FileNotFoundError:
+            return 0
+
+    def processes(self) -> list[int]:
+        """Process ids of everything that has this instance in its environment: the daemons and the
+        commands that pipe(8) runs, also those that have a session of their own."""
+        mark = f"MAIL_CONFIG={self.config}\0".encode()
+        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in environment(entry)]
+
+    def _gone_within(self, seconds: float) -> bool:
+        limit = time.monotonic() + seconds
+        while self.processes():
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def sendmail(self, sender: str, recipients: Sequence[str], message: str) -> None:
+        """Submit MESSAGE with sendmail(1), as a program on the relay's own host does."""
+        options = ("-i", "-f", sender or "<>", "--", *recipients)
+        run("sendmail", "-C", str(self.config), *options, message=message.encode())
+
+    def smtp(
+        self, sender: str, recipients: Sequence[str], message: str, source_address: str = "127.0.0.1"
+    ) -> None:
+        """Submit MESSAGE over SMTP from SOURCE_ADDRESS, an address of 127.0.0.0/8 that plays a device.
+
+        Raises smtplib's errors when Postfix refuses it.
+        """
+        source = (source_address, 0)
+        # With a name of its own, smtplib asks no name server for this host's.
+        with smtplib.SMTP("127.0.0.1", self.port, "device.domain.com", 30, source) as client:
+            client.sendmail(sender, list(recipients), message.encode())
+
+    def queue(self) -> list[dict[str, Any]]:
+        """The queued messages, as postqueue -j describes them."""
+        listing = run("postqueue", "-c", str(self.config), "-j")
+        return [json.loads(line) for line in listing.splitlines()]
+
+    def flush(self) -> None:
+        """Try all deferred mail at once."""
+        run("postqueue", "-c", str(self.config), "-f")
+
+    def log(self) -> str:
+        """Postfix's own log so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def outcomes(self) -> list[Outcome]:
+        """Every attempt at a delivery through the relay so far, in the log's order."""
+        found = map(PIPE_LINE.search, self.log().splitlines())
+        return [Outcome(**match.groupdict()) for match in found if match]
+
+    def wait_for(self, what: str, condition: Callable[[], Result], seconds: float = 30) -> Result:
+        """The first true result of CONDITION; AssertionError with Postfix's log after SECONDS without."""
+        limit = time.monotonic() + seconds
+        while not (result := condition()):
+            assert time.monotonic() < limit, f"{what}: not within {seconds} s\n{self.log()}"
+            time.sleep(0.05)
+        return result
+
+    def wait_until_empty(self, seconds: float = 30) -> None:
+        """Return once no message is queued; AssertionError with Postfix's log after SECONDS."""
+        # A listing can miss a message that changes its place meanwhile; the next one has it.
+        self.wait_for("an empty queue", lambda: not self.queue() and not self.queue(), seconds)
+
+
+def environment(process: Path) -> bytes:
+    """The environment of a /proc directory's process, empty when it has ended or is not ours to read."""
+    try:
+        return (process / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may have ended meanwhile."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

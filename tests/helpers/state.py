@@ -1,0 +1,43 @@
+"""The relay's state files, written and read by tests in place of a minute's wait."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from helpers.home import RelayHome
+
+WINDOW = ".rate-limit-state"
+NOTICES = ".notice-state"
+TOKEN = ".graph-token-cache"
+
+
+def clock() -> float:
+    """The clock by which the window counts, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def read(home: RelayHome, name: str) -> dict[str, Any]:
+    """A state file's content; empty where there is none."""
+    file = home.path / name
+    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return content
+
+
+def fill_window(home: RelayHome, calls: int) -> None:
+    """Let so many calls have ended just now."""
+    now = clock()
+    home.put(WINDOW, json.dumps({"calls": [[now - 1, now, 1]] * calls}).encode())
+
+
+def hold_notices(home: RelayHome, kind: str, held: dict[str, int], age: float) -> None:
+    """Let notices of a kind be held, by what they are about, the first of them `age` seconds ago."""
+    state = {**read(home, NOTICES), kind: {"last": {}, "held": held, "since": time.time() - age}}
+    home.put(NOTICES, json.dumps(state).encode())
+
+
+def held_notices(home: RelayHome, kind: str) -> dict[str, int]:
+    """How many notices of a kind are held, by what they are about."""
+    found: dict[str, int] = read(home, NOTICES).get(kind, {}).get("held", {})
+    return found

@@ -1,0 +1,668 @@
+"""A provider on the loopback interface: Entra's token endpoint, Graph's sendMail and Amazon SES, over TLS.
+
+It refuses what the real services refuse, keeps every request, and can be told to answer anything else.
+Tests use the class `Sandbox`. As a program, `python sandbox.py --dir DIR` serves until its standard input
+closes or SIGTERM arrives, and leaves in DIR: ca.pem, endpoint (the URL, once it listens) and accepted.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import collections
+import contextlib
+import datetime
+import email
+import email.header
+import email.message
+import email.utils
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import select
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from http.client import responses
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
+
+import trustme
+
+Certificate = Literal["good", "wrong-host", "expired", "unknown-ca", "none"]
+Role = Literal["token", "sendMail", "ses", "quota", "other"]
+Where = Literal["token", "sendMail", "ses", "quota", "other", "connection"]
+Action = Literal[
+    "normal",
+    "reset-before-read",
+    "reset-in-request",
+    "reset-after-read",
+    "accept-then-reset",
+    "hang",
+    "accept-then-hang",
+    "drip",
+    "truncate",
+    "huge",
+]
+
+GRAPH_REQUEST_LIMIT = 4 * 1024 * 1024
+SES_RECIPIENT_LIMIT = 50
+HUGE_BODY = 1024**3
+
+ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
+    (re.compile(r"POST /[^/?]+/oauth2/v2\.0/token"), "token"),
+    (re.compile(r"POST /v1\.0/users/[^/?]+/sendMail"), "sendMail"),
+    (re.compile(r"POST /v2/email/outbound-emails"), "ses"),
+    (re.compile(r"POST /"), "quota"),
+)
+
+
+class Answer(NamedTuple):
+    """What to answer to a request, or to the next `times` requests (None: to all from now on).
+
+    Without a `status` the request is judged as the real service would, and only delivered in another way.
+    With one it is answered unread, and accepted only where `accept` or the action says so.
+    `delay` is in seconds: before the answer, or with "drip" between its bytes.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    delay: float = 0.0
+    action: Action = "normal"
+    accept: bool = False
+    times: int | None = 1
+
+
+class Recorded(NamedTuple):
+    """A request as it arrived; `status` is None where none was answered, `when` is monotonic seconds."""
+
+    when: float
+    role: Role
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    status: int | None
+
+
+class Accepted(NamedTuple):
+    """A message that the provider took: `mailbox` is Graph's URL mailbox or SES's FromEmailAddress.
+
+    The recipients are those that the service would deliver to: for Graph what the message's headers say,
+    for SES the Destination of the call.
+    """
+
+    when: float
+    provider: Literal["graph", "ses"]
+    mailbox: str
+    raw: bytes
+    to: list[str]
+    cc: list[str]
+    bcc: list[str]
+    id: str
+
+    @property
+    def message(self) -> email.message.Message:
+        """The message, parsed."""
+        return email.message_from_bytes(self.raw)
+
+    @property
+    def subject(self) -> str:
+        """The decoded Subject, or the empty string."""
+        return str(email.header.make_header(email.header.decode_header(self.message.get("Subject", ""))))
+
+
+class Refused(Exception):
+    """A request that the real service would refuse, with its answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+def json_answer(status: int, content: object, headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer with a JSON body."""
+    fields = {"Content-Type": "application/json", **(headers or {})}
+    return Answer(status, fields, json.dumps(content).encode())
+
+
+def graph_error(status: int, code: str, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """An error in the form Graph gives it."""
+    inner = {"request-id": str(uuid.uuid4()), "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())}
+    return json_answer(status, {"error": {"code": code, "message": text, "innerError": inner}}, headers)
+
+
+def entra_error(status: int, error: str, number: int, text: str) -> Answer:
+    """An OAuth error in the form Entra gives it; `number` is the one after AADSTS."""
+    description = f"AADSTS{number}: {text} Trace ID: {uuid.uuid4()} Correlation ID: {uuid.uuid4()}"
+    return json_answer(status, {"error": error, "error_description": description, "error_codes": [number]})
+
+
+def ses_error(status: int, code: str, text: str) -> Answer:
+    """An error of SES's second interface (restJson)."""
+    return json_answer(status, {"message": text}, {"x-amzn-ErrorType": code})
+
+
+def ses_query_error(status: int, code: str, text: str) -> Answer:
+    """An error of SES's first interface (query, XML)."""
+    body = (
+        '<ErrorResponse xmlns="http://ses.amazonaws.com/doc/2010-12-01/"><Error><Type>Sender</Type>'
+        f"<Code>{code}</Code><Message>{text}</Message></Error></ErrorResponse>"
+    )
+    return Answer(status, {"Content-Type": "text/xml"}, body.encode())
+
+
+def addresses(values: Iterable[object]) -> list[str]:
+    """The addresses in header values, read as leniently as a mail service reads them."""
+    texts = [str(value) for value in values]
+    try:
+        pairs = email.utils.getaddresses(texts, strict=False)
+    except TypeError:
+        # Interpreters without the later strictness have no such argument either.
+        pairs = email.utils.getaddresses(texts)
+    return [address for _name, address in pairs if "@" in address]
+
+
+def decode_base64(text: bytes | str) -> bytes:
+    """Base64 decoded strictly but for white space; raises binascii.Error."""
+    data = text if isinstance(text, bytes) else text.encode()
+    return base64.b64decode(b"".join(data.split()), validate=True)
+
+
+class Provider:
+    """The rules of the three services, without the network. The attributes may be set by a test."""
+
+    def __init__(self) -> None:
+        self.tenant = "tenant-id"
+        self.client_id = "client-id"
+        self.secret = "client-secret"
+        self.token_lifetime = 3599
+        self.tokens: set[str] = set()
+        self.max_send_rate = 14.0
+        # None: every address is a mailbox and a verified identity.
+        self.mailboxes: set[str] | None = None
+
+    def judge(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
+        """The service's answer to a request, and the message if it took one."""
+        try:
+            if seen.role == "token":
+                return self._token(seen), None
+            if seen.role == "sendMail":
+                return self._send_mail(seen)
+            if seen.role == "ses":
+                return self._send_email(seen)
+            if seen.role == "quota":
+                return self._quota(seen), None
+        except Refused as refusal:
+            return refusal.answer, None
+        return graph_error(404, "ResourceNotFound", "Resource not found for the segment."), None
+
+    def accept(self, seen: Recorded) -> Accepted:
+        """The message of a request that the service would take; raises ValueError for any other."""
+        answer, message = self.judge(seen)
+        if message is None:
+            raise ValueError(f"told to accept what is refused with {answer.status}: {answer.body!r}")
+        return message
+
+    def _token(self, seen: Recorded) -> Answer:
+        form = dict(urllib.parse.parse_qsl(seen.body.decode()))
+        if seen.path.split("/")[1] != self.tenant:
+            return entra_error(400, "invalid_request", 90002, "Tenant not found.")
+        if form.get("grant_type") != "client_credentials":
+            return entra_error(400, "unsupported_grant_type", 70003, "The grant type is not supported.")
+        if not form.get("scope", "").endswith("/.default"):
+            return entra_error(400, "invalid_scope", 1002012, "The value for scope is not valid.")
+        if form.get("client_id") != self.client_id:
+            return entra_error(400, "unauthorized_client", 700016, "Application was not found.")
+        if form.get("client_secret") != self.secret:
+            return entra_error(401, "invalid_client", 7000215, "Invalid client secret provided.")
+        token = secrets.token_urlsafe(48)
+        self.tokens.add(token)
+        content = {"token_type": "Bearer", "expires_in": self.token_lifetime, "access_token": token}
+        return json_answer(200, content)
+
+    def _send_mail(self, seen: Recorded) -> tuple[Answer, Accepted]:
+        mailbox = urllib.parse.unquote(seen.path.split("/")[3])
+        self._check_graph_request(seen, mailbox)
+        try:
+            raw = decode_base64(seen.body)
+        except binascii.Error:
+            text = "The MIME content is not a valid base64 string."
+            raise Refused(graph_error(400, "ErrorMimeContentInvalidBase64String", text)) from None
+        message = email.message_from_bytes(raw)
+        to, cc, bcc = (addresses(message.get_all(field, [])) for field in ("To", "Cc", "Bcc"))
+        if not to + cc + bcc:
+            raise Refused(graph_error(400, "ErrorInvalidRecipients", "At least one recipient isn't valid."))
+        if [sender.lower() for sender in addresses(message.get_all("From", []))] != [mailbox.lower()]:
+            text = "The user account used to submit this request does not have the right to send as this."
+            raise Refused(graph_error(403, "ErrorSendAsDenied", text))
+        identity = str(uuid.uuid4())
+        accepted = Accepted(seen.when, "graph", mailbox, raw, to, cc, bcc, identity)
+        return Answer(202, {"request-id": identity}), accepted
+
+    def _check_graph_request(self, seen: Recorded, mailbox: str) -> None:
+        """Raises Refused for a request that Graph turns down before it looks at the message."""
+        scheme, _, token = seen.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or token not in self.tokens:
+            text = "Access token is empty, expired or not valid."
+            raise Refused(graph_error(401, "InvalidAuthenticationToken", text))
+        if seen.headers.get("content-type", "").split(";")[0].strip().lower() != "text/plain":
+            raise Refused(graph_error(415, "UnsupportedMediaType", "The content type is not supported."))
+        if len(seen.body) > GRAPH_REQUEST_LIMIT:
+            raise Refused(graph_error(413, "ErrorMessageSizeExceeded", "The message exceeds the size limit."))
+        if not self._known(mailbox):
+            raise Refused(graph_error(404, "ErrorInvalidUser", f"The requested user '{mailbox}' is invalid."))
+
+    def _known(self, address: str) -> bool:
+        return self.mailboxes is None or address.lower() in {known.lower() for known in self.mailboxes}
+
+    def _send_email(self, seen: Recorded) -> tuple[Answer, Accepted]:
+        if problem := self._signature_problem(seen):
+            raise Refused(ses_error(403, *problem))
+        try:
+            call: dict[str, Any] = json.loads(seen.body)
+            sender = str(call["FromEmailAddress"])
+            raw = decode_base64(call["Content"]["Raw"]["Data"])
+        except (ValueError, LookupError, TypeError) as error:
+            text = f"The request is not a raw message: {error!r}"
+            raise Refused(ses_error(400, "BadRequestException", text)) from None
+        destination = call.get("Destination", {})
+        to, cc, bcc = (destination.get(f"{kind}Addresses", []) for kind in ("To", "Cc", "Bcc"))
+        self._check_destination(to + cc + bcc)
+        if not self._known(sender):
+            text = "Email address is not verified. The following identities failed the check: " + sender
+            raise Refused(ses_error(400, "MessageRejected", text))
+        identity = f"{secrets.token_hex(8)}-{uuid.uuid4()}-000000"
+        accepted = Accepted(seen.when, "ses", sender, raw, to, cc, bcc, identity)
+        return json_answer(200, {"MessageId": identity}), accepted
+
+    def _check_destination(self, recipients: list[str]) -> None:
+        """Raises Refused unless there are 1 to 50 recipients, all of them addresses."""
+        if not 1 <= len(recipients) <= SES_RECIPIENT_LIMIT:
+            text = f"Recipient count is {len(recipients)}, expected 1 to {SES_RECIPIENT_LIMIT}."
+            raise Refused(ses_error(400, "BadRequestException", text))
+        for recipient in recipients:
+            if not re.fullmatch(r"[^\s@][^@]*@[^\s@]+", email.utils.parseaddr(recipient)[1]):
+                raise Refused(ses_error(400, "BadRequestException", f"Illegal address: {recipient}"))
+
+    def _quota(self, seen: Recorded) -> Answer:
+        if problem := self._signature_problem(seen):
+            return ses_query_error(403, *problem)
+        action = dict(urllib.parse.parse_qsl(seen.body.decode())).get("Action")
+        if action != "GetSendQuota":
+            return ses_query_error(400, "InvalidAction", f"Could not find operation {action}")
+        body = (
+            '<GetSendQuotaResponse xmlns="http://ses.amazonaws.com/doc/2010-12-01/"><GetSendQuotaResult>'
+            f"<Max24HourSend>50000.0</Max24HourSend><MaxSendRate>{self.max_send_rate}</MaxSendRate>"
+            "<SentLast24Hours>1.0</SentLast24Hours></GetSendQuotaResult></GetSendQuotaResponse>"
+        )
+        return Answer(200, {"Content-Type": "text/xml"}, body.encode())
+
+    def _signature_problem(self, seen: Recorded) -> tuple[str, str] | None:
+        """AWS's error code and text for a request that is not signed with the known key, else None."""
+        pattern = r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\S+), SignedHeaders=(\S+), Signature=(\w+)"
+        match = re.fullmatch(pattern, seen.headers.get("authorization", ""))
+        if match is None:
+            return "MissingAuthenticationToken", "Missing Authentication Token"
+        key_id, scope, signed, signature = match.groups()
+        if key_id != self.client_id:
+            return "InvalidClientTokenId", "The security token included in the request is invalid."
+        if not hmac.compare_digest(signature, self._signature(seen, scope, signed)):
+            return "SignatureDoesNotMatch", "The request signature we calculated does not match."
+        return None
+
+    def _signature(self, seen: Recorded, scope: str, signed: str) -> str:
+        """Version 4 signature of a request, in hexadecimal; `signed` names headers, with semicolons."""
+        fields = "".join(f"{name}:{seen.headers.get(name, '').strip()}\n" for name in signed.split(";"))
+        payload = hashlib.sha256(seen.body).hexdigest()
+        canonical = f"{seen.method}\n{seen.path}\n\n{fields}\n{signed}\n{payload}"
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        key = f"AWS4{self.secret}".encode()
+        for part in scope.split("/"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        text = f"AWS4-HMAC-SHA256\n{seen.headers.get('x-amz-date', '')}\n{scope}\n{digest}"
+        return hmac.digest(key, text.encode(), "sha256").hex()
+
+
+class Sandbox(Provider):
+    """The provider on a port of 127.0.0.1, as a context manager; its threads run inside this process.
+
+    `certificate` says what is wrong with its TLS, if anything; "none" speaks plain HTTP on the port.
+    `directory` gets ca.pem; without one a temporary directory that every user can read is made.
+    `uplink` is how many bytes of a request's body a second it reads; None: as fast as they come.
+    """
+
+    def __init__(
+        self,
+        *,
+        certificate: Certificate = "good",
+        directory: Path | None = None,
+        uplink: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.uplink = uplink
+        self.requests: list[Recorded] = []
+        self.accepted: list[Accepted] = []
+        self.failures: list[BaseException] = []
+        self._changed = threading.Condition()
+        self._answers: dict[str, collections.deque[Answer]] = collections.defaultdict(collections.deque)
+        self._context, authority = _certify(certificate)
+        self._temporary: Path | None = None
+        if directory is None:
+            directory = self._temporary = Path(tempfile.mkdtemp(prefix="sandbox-"))
+            # The relay runs as another user, who has to read the file.
+            directory.chmod(0o755)
+        self.ca_file = directory / "ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        self.ca_file.chmod(0o644)
+        self._server: _Server | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """The base URL of all its roles."""
+        return f"https://localhost:{self._port}"
+
+    def __enter__(self) -> Sandbox:
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+        if self._temporary:
+            shutil.rmtree(self._temporary)
+        if self.failures:
+            raise AssertionError(f"the sandbox itself failed: {self.failures!r}") from self.failures[0]
+
+    def start(self) -> None:
+        """Listen: on a free port at first, on the same one after a stop."""
+        self._server = _Server(self, self._port, self._context)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening, so that connections are refused; requests that hang are dropped."""
+        if self._server:
+            self._server.stopping.set()
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def answer(self, where: Where, *answers: Answer) -> None:
+        """Script the next answers of a role, one for each request; "connection" acts before the handshake.
+
+        Raises ValueError for a name that is not known: a typing error would test the ordinary answer.
+        """
+        if where not in get_args(Where):
+            raise ValueError(f"no such place: {where}")
+        for answer in answers:
+            if answer.action not in get_args(Action):
+                raise ValueError(f"no such action: {answer.action}")
+        with self._changed:
+            self._answers[where].extend(answers)
+
+    def reset(self) -> None:
+        """Forget the script, the records and the tokens; the settings stay."""
+        with self._changed:
+            self._answers.clear()
+            self.requests.clear()
+            self.accepted.clear()
+            self.tokens.clear()
+
+    def wait_for(self, count: int, limit: float = 30.0) -> list[Accepted]:
+        """The accepted messages, once there are `count`; raises TimeoutError after `limit` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.accepted) >= count, limit):
+                raise TimeoutError(f"{len(self.accepted)} of {count} messages accepted in {limit} s")
+            return list(self.accepted)
+
+    def take_answer(self, where: Where) -> Answer:
+        """The scripted answer that is due, or the ordinary one."""
+        with self._changed:
+            queue = self._answers[where]
+            if not queue:
+                return Answer()
+            answer = queue[0]
+            if answer.times is not None:
+                queue.popleft()
+                if answer.times > 1:
+                    queue.appendleft(answer._replace(times=answer.times - 1))
+            return answer
+
+    def settle(self, seen: Recorded, scripted: Answer) -> Answer | None:
+        """Record a request and what comes of it; the answer is None where none is to be given."""
+        with self._changed:
+            reply, message = self._outcome(seen, scripted)
+            if message:
+                self.accepted.append(message)
+                self.on_accepted(message)
+            self.requests.append(seen._replace(status=reply.status if reply else None))
+            self._changed.notify_all()
+        return reply
+
+    def on_accepted(self, message: Accepted) -> None:
+        """Called with every message that is accepted; for subclasses."""
+
+    def _outcome(self, seen: Recorded, scripted: Answer) -> tuple[Answer | None, Accepted | None]:
+        if scripted.action.startswith("accept-then-"):
+            return None, self.accept(seen)
+        if scripted.action == "hang" or scripted.action.startswith("reset-"):
+            return None, None
+        if scripted.status is not None:
+            return scripted, self.accept(seen) if scripted.accept else None
+        answer, message = self.judge(seen)
+        return answer._replace(headers={**answer.headers, **scripted.headers}), message
+
+
+def _certify(certificate: Certificate) -> tuple[ssl.SSLContext | None, trustme.CA]:
+    """A server context with the wanted fault (None: no TLS), and the authority that clients are to trust."""
+    trusted = trustme.CA()
+    if certificate == "none":
+        return None, trusted
+    issuer = trustme.CA() if certificate == "unknown-ca" else trusted
+    names = ["elsewhere.example"] if certificate == "wrong-host" else ["localhost", "127.0.0.1"]
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issuer.issue_cert(*names, not_after=past if certificate == "expired" else None).configure_cert(context)
+    return context, trusted
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection; the TLS handshake happens there, where a slow one holds up nobody."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, sandbox: Sandbox, port: int, context: ssl.SSLContext | None) -> None:
+        self.sandbox = sandbox
+        self.context = context
+        self.stopping = threading.Event()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind; where the line is to be slow, with an Ethernet's buffers: the loopback's hold megabytes."""
+        if self.sandbox.uplink:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
+        super().server_bind()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve one connection."""
+        action = self.sandbox.take_answer("connection").action
+        if action == "hang":
+            hang(request, self.stopping)
+        elif action == "reset-before-read":
+            close_by_reset(request)
+            request.close()
+        else:
+            channel = self.context.wrap_socket(request, server_side=True) if self.context else request
+            # Closed here: the caller would end the stream first, and no reset would follow.
+            with channel:
+                super().finish_request(channel, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep what went wrong, except for clients that went away or refused the certificate."""
+        error = sys.exc_info()[1]
+        if error and not isinstance(error, OSError):
+            self.sandbox.failures.append(error)
+
+
+def close_by_reset(connection: socket.socket) -> None:
+    """Make the later close of a connection a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def hang(connection: socket.socket, stopping: threading.Event) -> None:
+    """Do nothing until the client goes away or the server stops."""
+    poller = select.poll()
+    poller.register(connection, select.POLLRDHUP)
+    while not stopping.is_set() and not poller.poll(50):
+        pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection: reads requests, asks the sandbox what comes of them, answers as told."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_values: object) -> None:
+        """Print nothing: the sandbox records."""
+
+    def _serve(self) -> None:
+        seen, scripted, complete = self._receive()
+        if not complete:
+            # The client went away in its request.
+            scripted = scripted._replace(action="reset-in-request")
+        reply = self.server.sandbox.settle(seen, scripted)
+        if reply:
+            self._send(reply, scripted)
+            return
+        self.close_connection = True
+        if scripted.action.endswith("hang"):
+            hang(self.connection, self.server.stopping)
+        else:
+            close_by_reset(self.connection)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
+
+    def _receive(self) -> tuple[Recorded, Answer, bool]:
+        """The request, what the script has for it, and whether all that was wanted of it came."""
+        when = time.monotonic()
+        line = f"{self.command} {self.path}"
+        role: Role = next((role for pattern, role in ROLES if pattern.fullmatch(line)), "other")
+        scripted = self.server.sandbox.take_answer(role)
+        length = int(self.headers.get("Content-Length", 0))
+        wanted = {"reset-before-read": 0, "reset-in-request": length // 2}.get(scripted.action, length)
+        body = self._read(wanted)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        seen = Recorded(when, role, self.command, self.path, headers, body, None)
+        return seen, scripted, len(body) == wanted
+
+    def _read(self, size: int) -> bytes:
+        """This much of the body, or less where the client goes away, at the speed of the uplink."""
+        uplink = self.server.sandbox.uplink
+        if uplink is None:
+            return self.rfile.read(size)
+        body = b""
+        while chunk := self.rfile.read(min(uplink // 10, size - len(body))):
+            body += chunk
+            self.server.stopping.wait(len(chunk) / uplink)
+        return body
+
+    def _send(self, reply: Answer, scripted: Answer) -> None:
+        """Write an answer in the way that the script wants."""
+        pause = self.server.stopping.wait
+        if scripted.action == "drip":
+            for byte in self._head(reply, len(reply.body)) + reply.body:
+                self.connection.sendall(bytes([byte]))
+                pause(scripted.delay)
+            return
+        pause(scripted.delay)
+        if scripted.action == "truncate":
+            head = self._head(reply, max(len(reply.body), 2))
+            self.connection.sendall(head + reply.body[: len(reply.body) // 2])
+            self.close_connection = True
+        elif scripted.action == "huge":
+            self.connection.sendall(self._head(reply, HUGE_BODY))
+            for _ in range(HUGE_BODY // 65536):
+                self.connection.sendall(bytes(65536))
+        else:
+            self.connection.sendall(self._head(reply, len(reply.body)) + reply.body)
+
+    def _head(self, reply: Answer, length: int) -> bytes:
+        """Status line and header fields, `length` being the Content-Length that is claimed."""
+        status = reply.status or 200
+        fields = {"Date": self.date_time_string(), "Content-Length": str(length), **reply.headers}
+        lines = [f"HTTP/1.1 {status} {responses.get(status, '')}"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class _Journal(Sandbox):
+    """A sandbox that writes what it accepts to accepted.jsonl."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory)
+        self._file = directory / "accepted.jsonl"
+        self._file.write_text("")
+
+    def on_accepted(self, message: Accepted) -> None:
+        """Append a line."""
+        content = {
+            "provider": message.provider,
+            "mailbox": message.mailbox,
+            "to": message.to,
+            "cc": message.cc,
+            "bcc": message.bcc,
+            "subject": message.subject,
+            "raw": message.raw.decode("utf-8", "replace"),
+        }
+        with self._file.open("a") as file:
+            file.write(json.dumps(content) + "\n")
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into an ordinary exit, so that what was opened is closed."""
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    """Serve as a program until standard input closes or SIGTERM arrives."""
+    parser = argparse.ArgumentParser(description="A loopback provider for the relay's tests and demo.")
+    parser.add_argument("--dir", type=Path, required=True, help="for ca.pem, endpoint and accepted.jsonl")
+    directory: Path = parser.parse_args().dir
+    with terminable(), _Journal(directory) as sandbox:
+        fresh = directory / "endpoint.new"
+        fresh.write_text(sandbox.url + "\n")
+        # A reader that waits for the file must never see it half written.
+        fresh.rename(directory / "endpoint")
+        sys.stdin.buffer.read()
+
+
+if __name__ == "__main__":
+    main()
