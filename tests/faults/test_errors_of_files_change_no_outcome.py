@@ -1,0 +1,164 @@
+"""Errors of the state, log and token files: the mail waits or goes, and once accepted it is gone."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import Figures
+from helpers.home import LOG, RelayHome
+from helpers.mail import mail
+from helpers.parallel import each
+from helpers.pipe import Delivery, Verdict, pipe, waits
+from helpers.strace import (
+    Call,
+    below,
+    command,
+    failing_at,
+    last_send_of_the_message,
+    read_calls,
+    trace,
+    trace_file,
+)
+from sandbox import Sandbox
+
+RECIPIENT = "to@external.com"
+# An override notice follows, so that all files of the home are written.
+STRANGER = "printer@elsewhere.com"
+MESSAGE = mail(Subject="Alert")
+ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE", "EROFS")
+CHANGING = ("openat", "write", "rename", "flock", "unlink")
+# A disk that fails can make these fail as well; tried in the long form.
+OTHER = ("read", "close", "lseek", "newfstatat", "ioctl")
+# "" is the home itself, which is what the relay locks.
+FILES = [
+    "",
+    LOG,
+    *(
+        f".{name}{end}"
+        for name in ("rate-limit-state", "graph-token-cache", "notice-state")
+        for end in ("", ".new")
+    ),
+]
+
+
+class Fault(NamedTuple):
+    """An error in place of a call."""
+
+    file: str
+    call: Call
+    error: str
+    accepted: bool  # by then, in an undisturbed delivery
+
+
+class Outcome(NamedTuple):
+    """What came of a fault."""
+
+    fault: Fault
+    happened: bool
+    delivery: Delivery
+    messages: int
+    # After the next attempt, where Postfix makes one.
+    end: Verdict
+
+
+def equip(home: RelayHome) -> None:
+    """Let the relay remember its notices, which it does where they are spaced."""
+    home.configure(NOTIFY_INTERVAL_MINUTES=1)
+
+
+def points() -> list[tuple[str, Call, bool]]:
+    """The calls of an undisturbed delivery on the files: file, call, whether the message was sent by then."""
+    with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
+        equip(home)
+        calls = trace(home, MESSAGE, RECIPIENT, sender=STRANGER).calls
+        assert [message.subject for message in provider.accepted][:1] == ["Alert"]
+        before = len(below(calls[: last_send_of_the_message(calls) + 1], home.path))
+        found = []
+        for place, (path, call) in enumerate(below(calls, home.path)):
+            name = "" if path == home.path else path.name
+            if name in FILES:
+                found.append((name, call, place >= before))
+        return found
+
+
+def faults(nightly: bool) -> list[Fault]:
+    """Every error on every changing call and EIO on every other; in a normal run one error on each changing
+    call, in turn."""
+    found = points()
+    changing = [point for point in found if point[1].name in CHANGING]
+    if not nightly:
+        return [Fault(file, call, error, late) for (file, call, late), error in zip(changing, cycle(ERRORS))]
+    other = [point for point in found if point[1].name in OTHER]
+    return [
+        *(Fault(file, call, error, late) for file, call, late in changing for error in ERRORS),
+        *(Fault(file, call, "EIO", late) for file, call, late in other),
+    ]
+
+
+def suffer(fault: Fault) -> Outcome:
+    """Deliver with the fault in a new home, and again without where the message is deferred."""
+    with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
+        equip(home)
+        options = failing_at(fault.call, home.path / fault.file, fault.error)
+        traced = trace(home, MESSAGE, RECIPIENT, sender=STRANGER, options=options)
+        messages = sum(message.subject == "Alert" for message in provider.accepted)
+        happened = any(call.injected for call in traced.calls)
+        delivery = traced.delivery
+        end = pipe(home, MESSAGE, RECIPIENT) if delivery.verdict == "deferred" else delivery
+        return Outcome(fault, happened, delivery, messages, end.verdict)
+
+
+def test_an_error_of_a_file_bounces_nothing_and_never_undoes_an_acceptance(
+    nightly: bool, figures: Figures
+) -> None:
+    outcomes = each(suffer, faults(nightly))
+
+    before = [outcome for outcome in outcomes if not outcome.fault.accepted]
+    after = [outcome for outcome in outcomes if outcome.fault.accepted]
+    figures(
+        "Errors of files",
+        faults=len(outcomes),
+        before_acceptance=len(before),
+        of_these_deferred=sum(outcome.delivery.verdict == "deferred" for outcome in before),
+        after_acceptance=len(after),
+        of_those_sent=sum(outcome.delivery.verdict == "sent" for outcome in after),
+        duplicates=sum(outcome.messages > (outcome.delivery.verdict == "sent") for outcome in outcomes),
+        losses=sum(outcome.messages < (outcome.delivery.verdict == "sent") for outcome in outcomes),
+    )
+    assert [outcome for outcome in outcomes if not outcome.happened] == []
+    assert [outcome for outcome in after if outcome.delivery.status != 0] == []
+    unsent = [outcome for outcome in outcomes if outcome.delivery.status != 0]
+    assert [outcome for outcome in unsent if not waits(outcome.delivery)] == []
+    assert [outcome for outcome in outcomes if outcome.messages != (outcome.delivery.status == 0)] == []
+    assert [outcome for outcome in outcomes if outcome.end != "sent"] == []
+    assert before and after
+
+
+def test_what_the_log_does_not_take_is_shown_to_postfix(home: RelayHome) -> None:
+    path = home.path / LOG
+    traced = trace(
+        home, MESSAGE, RECIPIENT, options=["-P", str(path), "-e", "inject=write:error=ENOSPC:when=1+"]
+    )
+    assert traced.delivery.verdict == "sent"
+    assert traced.delivery.text.startswith(f"2.0.0 log '{path}' is not writable: No space left on device")
+    assert "PROCESSING: " in traced.delivery.text
+    assert "DELIVERED: " in traced.delivery.text
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_start_by_hand_survives_a_log_that_cannot_be_given_away(
+    sandbox: Sandbox, home: RelayHome, error: str
+) -> None:
+    path = home.path / LOG
+    with trace_file(home) as file:
+        options = ["-P", str(path), "-e", f"inject=fchown:error={error}:when=1+"]
+        arguments = [str(home.script), "alerts@domain.com", "ByHand", RECIPIENT, ""]
+        done = subprocess.run([*command(file, options), *arguments], input=MESSAGE, capture_output=True)
+        assert any(call.injected for call in read_calls(Path(file).read_text()))
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"2.0.0 log '{path}' is not writable: ".encode())
+    assert len(sandbox.accepted) == 1

@@ -1,0 +1,188 @@
+"""The two knobs: what the guide bounces can wait in the queue, and what it rejects can be delivered."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery
+from helpers.state import NOTICES, read
+from helpers.variants import use_ses
+from sandbox import Accepted, Answer, Sandbox, Where, entra_error, graph_error, ses_error
+
+DEFER = {"DEFER_ON_CREDENTIAL_FAILURE": True, "RATE_LIMIT_PER_MINUTE": 28}
+CREDENTIALS = ("4.7.0", "5.7.8")
+PERMISSION = ("4.7.1", "5.7.1")
+GRAPH: dict[str, tuple[Where, Answer, tuple[str, str]]] = {
+    "wrong secret": ("token", entra_error(401, "invalid_client", 7000215, "Invalid secret."), CREDENTIALS),
+    "expired secret": ("token", entra_error(401, "invalid_client", 7000222, "Expired secret."), CREDENTIALS),
+    "no such app": ("token", entra_error(400, "unauthorized_client", 700016, "No app."), CREDENTIALS),
+    "no such tenant": ("token", entra_error(400, "invalid_request", 90002, "No tenant."), CREDENTIALS),
+    "token refused": (
+        "sendMail",
+        graph_error(401, "InvalidAuthenticationToken", "No.")._replace(times=2),
+        CREDENTIALS,
+    ),
+    "send as denied": ("sendMail", graph_error(403, "ErrorSendAsDenied", "No."), PERMISSION),
+    "access denied": ("sendMail", graph_error(403, "ErrorAccessDenied", "No."), PERMISSION),
+}
+SES = {
+    "no such key": (403, "InvalidClientTokenId", "No.", CREDENTIALS),
+    "unknown client": (403, "UnrecognizedClientException", "No.", CREDENTIALS),
+    "wrong secret": (403, "SignatureDoesNotMatch", "No.", CREDENTIALS),
+    "access denied": (403, "AccessDeniedException", "No.", PERMISSION),
+    "suspended": (400, "AccountSuspendedException", "No.", PERMISSION),
+    "paused": (400, "SendingPausedException", "No.", PERMISSION),
+    "MAIL FROM": (400, "MailFromDomainNotVerifiedException", "No.", PERMISSION),
+    "not verified": (400, "MessageRejected", "Email address is not verified.", PERMISSION),
+}
+HIDDEN = {
+    "nobody": mail(To=None),
+    "strangers": mail(To="someone@else.org", Cc="another@else.org"),
+    "undisclosed": mail(To="undisclosed-recipients:;"),
+    "unreadable": mail(To="<<>>,,@", Cc="("),
+    "Bcc": mail(To=None, Bcc="to@external.com, someone@else.org"),
+}
+
+
+def send(deliver: Deliver) -> Delivery:
+    return deliver(mail(), "to@external.com", sender="network@domain.com")
+
+
+def to_admin(sandbox: Sandbox) -> list[Accepted]:
+    return [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
+
+
+def expect_deferred(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where, answer: Answer, code: str
+) -> None:
+    """Deferred, and the admin told."""
+    home.configure(**DEFER)
+    sandbox.answer(where, answer)
+    delivery = send(deliver)
+    assert (delivery.verdict, delivery.status, delivery.dsn) == ("deferred", 75, code)
+    assert [
+        message.subject.startswith("[postfix-api-relay] Mail is waiting") for message in to_admin(sandbox)
+    ] == [True]
+    assert "network@domain.com" in to_admin(sandbox)[0].raw.decode()
+
+
+@pytest.mark.parametrize(("where", "answer", "codes"), GRAPH.values(), ids=GRAPH)
+def test_graph(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where, answer: Answer, codes: tuple[str, str]
+) -> None:
+    expect_deferred(sandbox, home, deliver, where, answer, codes[0])
+
+
+@pytest.mark.parametrize(("status", "code", "text", "codes"), SES.values(), ids=SES)
+def test_ses(
+    sandbox: Sandbox,
+    home: RelayHome,
+    deliver: Deliver,
+    status: int,
+    code: str,
+    text: str,
+    codes: tuple[str, str],
+) -> None:
+    use_ses(home)
+    expect_deferred(sandbox, home, deliver, "ses", ses_error(status, code, text), codes[0])
+
+
+@pytest.mark.parametrize("name", ["wrong secret", "access denied"])
+def test_both_bounce_by_default(sandbox: Sandbox, home: RelayHome, deliver: Deliver, name: str) -> None:
+    where, answer, codes = GRAPH[name]
+    sandbox.answer(where, answer)
+    delivery = send(deliver)
+    assert (delivery.verdict, delivery.status, delivery.dsn) == ("bounced", 1, codes[1])
+    status, code, text, codes = SES[name]
+    use_ses(home)
+    sandbox.answer("ses", ses_error(status, code, text))
+    delivery = send(deliver)
+    assert (delivery.verdict, delivery.status, delivery.dsn) == ("bounced", 1, codes[1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "dsn"),
+    [
+        (graph_error(400, "ErrorInvalidRecipients", "No."), "5.1.3"),
+        (graph_error(404, "ErrorInvalidUser", "No."), "5.1.8"),
+        (graph_error(413, "ErrorMessageSizeExceeded", "No."), "5.3.4"),
+    ],
+    ids=["recipient", "mailbox", "size"],
+)
+def test_a_verdict_about_the_message_bounces_even_so(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, dsn: str
+) -> None:
+    home.configure(**DEFER)
+    sandbox.answer("sendMail", answer)
+    delivery = send(deliver)
+    assert (delivery.verdict, delivery.dsn) == ("bounced", dsn)
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["admin can be reached", "admin cannot"])
+def test_the_admin_is_alerted_once_an_hour(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, refused: bool
+) -> None:
+    """Even where the alert itself is refused, as it is with a wrong secret: once an hour is often enough."""
+    home.configure(**DEFER)
+    denied = graph_error(403, "ErrorAccessDenied", "No.")
+    for _ in range(3):
+        sandbox.answer("sendMail", denied)
+        if refused and not read(home, NOTICES):
+            sandbox.answer("sendMail", denied)
+        assert send(deliver).dsn == "4.7.1"
+    assert [request.role for request in sandbox.requests].count("sendMail") == 4
+    assert len(to_admin(sandbox)) == (0 if refused else 1)
+    for age, told in ((3590, 0), (3610, 1)):
+        sandbox.accepted.clear()
+        state = {"credentials": {"last": {"": time.time() - age}, "held": {}, "since": 0}}
+        home.put(NOTICES, json.dumps(state).encode())
+        sandbox.answer("sendMail", denied)
+        assert send(deliver).dsn == "4.7.1"
+        assert len(to_admin(sandbox)) == told
+
+
+def test_a_wrong_secret_costs_a_delay_only(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(**DEFER)
+    home.secrets(API_SECRET="expired-secret")
+    assert [send(deliver).dsn for _ in range(3)] == ["4.7.0"] * 3
+    # Three for the mail, one for the alert, which cannot get out either.
+    assert [request.role for request in sandbox.requests] == ["token"] * 4
+    assert home.log().count("WARNING: credentials notice not sent") == 1
+    home.secrets()
+    assert send(deliver).verdict == "sent"
+    assert len(sandbox.accepted) == 1
+
+
+@pytest.mark.parametrize("provider", ["graph", "ses"])
+@pytest.mark.parametrize("message", HIDDEN.values(), ids=HIDDEN)
+def test_nobody_visible(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, message: bytes
+) -> None:
+    if provider == "ses":
+        use_ses(home)
+    recipients = ("to@external.com", "second@external.com")
+    if provider == "graph":
+        delivery = deliver(message, *recipients, sender="")
+        assert (delivery.verdict, delivery.dsn) == ("bounced", "5.7.1")
+        assert sandbox.requests == []
+    home.configure(MISSING_VISIBLE_RECIPIENT="deliver", RATE_LIMIT_PER_MINUTE=28)
+    assert deliver(message, *recipients, sender="").verdict == "sent"
+    (accepted,) = sandbox.accepted
+    assert (accepted.to, accepted.cc, sorted(accepted.bcc)) == ([], [], sorted(recipients))
+    fields = accepted.message
+    assert fields.get_all("To") == ["undisclosed-recipients:;"]
+    assert fields["Cc"] is None
+    assert (fields["Bcc"] is None) == (provider == "ses")
+    assert "someone@else.org" not in accepted.raw.decode()
+    assert accepted.raw.endswith(b"\r\n\r\nText.\r\n")
+
+
+def test_somebody_visible_stays_so(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(MISSING_VISIBLE_RECIPIENT="deliver")
+    assert deliver(mail(), "to@external.com", "second@external.com").verdict == "sent"
+    assert (sandbox.accepted[0].to, sandbox.accepted[0].bcc) == (["to@external.com"], ["second@external.com"])

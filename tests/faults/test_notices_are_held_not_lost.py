@@ -1,0 +1,245 @@
+"""The admin hears of everything: at once where there is room, else in the next notice of its kind."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import re
+import time
+
+import pytest
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery
+from helpers.state import NOTICES, clock, fill_window, held_notices, hold_notices, read
+from helpers.variants import shorten, use_ses
+from sandbox import Accepted, Answer, Sandbox, graph_error, ses_error
+
+STRANGER = "stranger@domain.com"
+PROVIDER_LIMIT = 30
+BUSY = graph_error(503, "ErrorServerBusy", "Try later.")
+SINCE = r"since \d\d:\d\d"
+HEADER = [
+    "From",
+    "To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "X-Auto-Response-Suppress",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+]
+NULL_SENDERS = ["", "<>", "MAILER-DAEMON", "double-bounce@relay.domain.com"]
+
+
+def send(deliver: Deliver, sender: str = STRANGER) -> Delivery:
+    return deliver(mail(), "to@external.com", sender=sender)
+
+
+def notices(sandbox: Sandbox) -> list[Accepted]:
+    """What the admin got."""
+    return [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
+
+
+def subjects(sandbox: Sandbox) -> list[str]:
+    return [notice.subject for notice in notices(sandbox)]
+
+
+def text(notice: Accepted) -> str:
+    """The body of a notice."""
+    return notice.raw.decode().partition("\r\n\r\n")[2]
+
+
+def test_notices_use_the_headroom_and_no_more(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """27 calls, one mail, an override notice and a warning make 30: the fourth has to wait."""
+    soon = datetime.date.today() + datetime.timedelta(days=7)
+    home.secrets(API_EXPIRATION_DATE=soon.isoformat())
+    hold_notices(home, "failure", {"device@domain.com": 3}, age=300)
+    fill_window(home, 27)
+    assert send(deliver).verdict == "sent"
+    assert [request.role for request in sandbox.requests].count("sendMail") == PROVIDER_LIMIT - 27
+    assert ["Sender replaced" in subjects(sandbox)[0], "end in 7 days" in subjects(sandbox)[1]] == [
+        True,
+        True,
+    ]
+    assert held_notices(home, "failure") == {"device@domain.com": 3}
+    assert f"rate limit reached ({PROVIDER_LIMIT}/{PROVIDER_LIMIT} per minute)" in home.log()
+    assert send(deliver).dsn == "4.4.5"
+
+
+def test_ses_has_no_headroom(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    use_ses(home)
+    fill_window(home, 27)
+    assert send(deliver).verdict == "sent"
+    assert notices(sandbox) == []
+    assert held_notices(home, "override") == {STRANGER: 1}
+
+
+def test_a_notice_without_room_is_in_the_next_of_its_kind(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=40)
+    fill_window(home, 39)
+    assert send(deliver, "other@domain.com").verdict == "sent"
+    assert notices(sandbox) == []
+    assert held_notices(home, "override") == {"other@domain.com": 1}
+    fill_window(home, 0)
+    assert send(deliver).verdict == "sent"
+    assert re.search(rf"Sender replaced: {STRANGER} \(and 1 more {SINCE}\)$", subjects(sandbox)[0])
+    assert re.search(rf"and 1 more {SINCE}:\r\n *1 x other@domain\.com\r\n", text(notices(sandbox)[0]))
+    assert held_notices(home, "override") == {}
+    assert send(deliver).verdict == "sent"
+    assert "more since" not in subjects(sandbox)[1] + text(notices(sandbox)[1])
+
+
+def test_many_held_notices_are_one(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    hold_notices(home, "override", {"a@x.org": 7, "b@x.org": 5}, age=30)
+    hold_notices(home, "failure", {"c@x.org": 2}, age=30)
+    assert send(deliver).verdict == "sent"
+    assert len(notices(sandbox)) == 1
+    start = time.strftime("%H:%M", time.gmtime(time.time() - 30))
+    assert f"(and 12 more since {start})" in subjects(sandbox)[0]
+    assert re.search(r"\n *7 x a@x\.org\r\n *5 x b@x\.org\r\n", text(notices(sandbox)[0]))
+    assert (held_notices(home, "override"), held_notices(home, "failure")) == ({}, {"c@x.org": 2})
+
+
+@pytest.mark.parametrize("answer", [BUSY, Answer(action="reset-after-read"), Answer(400)], ids=str)
+def test_held_ones_survive_a_notice_that_is_refused(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
+) -> None:
+    hold_notices(home, "override", {"a@x.org": 2}, age=30)
+    sandbox.answer("sendMail", Answer(), answer)
+    assert send(deliver).verdict == "sent"
+    assert held_notices(home, "override") == {"a@x.org": 2, STRANGER: 1}
+    assert "WARNING: override notice not sent" in home.log()
+    assert send(deliver).verdict == "sent"
+    assert "(and 3 more since" in subjects(sandbox)[0]
+
+
+def test_a_notice_in_which_the_process_dies_is_held(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    shorten(home, AFTERWARDS_SECONDS=1)
+    sandbox.answer("sendMail", Answer(), Answer(action="hang"))
+    assert send(deliver).verdict == "sent"
+    assert held_notices(home, "override") == {STRANGER: 1}
+    assert send(deliver).verdict == "sent"
+    assert "(and 1 more since" in subjects(sandbox)[0]
+
+
+def test_one_notice_for_each_override_by_default(sandbox: Sandbox, deliver: Deliver) -> None:
+    for _ in range(3):
+        assert send(deliver).verdict == "sent"
+    assert len(notices(sandbox)) == 3
+
+
+def test_notices_are_spaced_by_kind_and_sender(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(NOTIFY_INTERVAL_MINUTES=10)
+    for sender in (STRANGER, STRANGER, STRANGER, "other@domain.com"):
+        assert send(deliver, sender).verdict == "sent"
+    assert len(notices(sandbox)) == 2
+    assert STRANGER in subjects(sandbox)[0]
+    assert "other@domain.com (and 2 more since" in subjects(sandbox)[1]
+    assert f"2 x {STRANGER}\r\n" in text(notices(sandbox)[1])
+    # Another kind about the same sender is not held back.
+    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad."))
+    assert send(deliver).verdict == "bounced"
+    assert "Permanent failure" in subjects(sandbox)[2]
+
+
+def test_the_interval_ends(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(NOTIFY_INTERVAL_MINUTES=10)
+    for age, told in ((590, 0), (610, 1)):
+        state = {"override": {"last": {STRANGER: time.time() - age}, "held": {}, "since": 0}}
+        home.put(NOTICES, repr(state).replace("'", '"').encode())
+        assert send(deliver).verdict == "sent"
+        assert len(notices(sandbox)) == told
+
+
+@pytest.mark.parametrize(
+    ("minutes", "age", "told"), [(0, 30, False), (0, 70, True), (10, 70, False), (10, 610, True)]
+)
+def test_what_was_held_for_too_long_is_told_by_any_mail(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, minutes: int, age: int, told: bool
+) -> None:
+    home.configure(NOTIFY_INTERVAL_MINUTES=minutes)
+    hold_notices(home, "override", {STRANGER: 12}, age)
+    assert send(deliver, "alerts@domain.com").verdict == "sent"
+    assert len(notices(sandbox)) == told
+    assert held_notices(home, "override") == ({} if told else {STRANGER: 12})
+    if told:
+        assert "12 override notices were held" in subjects(sandbox)[0]
+        assert f"12 x {STRANGER}\r\n" in text(notices(sandbox)[0])
+
+
+def test_a_summary_that_is_refused_counts_as_nothing(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    for _ in range(2):
+        hold_notices(home, "override", {STRANGER: 12}, age=300)
+        sandbox.answer("sendMail", Answer(), BUSY)
+        assert send(deliver, "alerts@domain.com").verdict == "sent"
+        assert held_notices(home, "override") == {STRANGER: 12}
+
+
+def test_a_warning_without_room_is_not_lost(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.secrets(API_EXPIRATION_DATE=datetime.date.today().isoformat())
+    home.configure(RATE_LIMIT_PER_MINUTE=40)
+    fill_window(home, 39)
+    assert send(deliver, "alerts@domain.com").verdict == "sent"
+    assert notices(sandbox) == []
+    fill_window(home, 0)
+    assert send(deliver, "alerts@domain.com").verdict == "sent"
+    assert ["end today" in subject for subject in subjects(sandbox)] == [True]
+    assert send(deliver, "alerts@domain.com").verdict == "sent"
+    assert len(notices(sandbox)) == 1
+
+
+@pytest.mark.parametrize("sender", NULL_SENDERS)
+def test_bounces_cause_no_notice(sandbox: Sandbox, home: RelayHome, deliver: Deliver, sender: str) -> None:
+    assert send(deliver, sender).verdict == "sent"
+    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad."))
+    assert send(deliver, sender).verdict == "bounced"
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("sendMail", graph_error(403, "ErrorAccessDenied", "Denied."))
+    assert send(deliver, sender).verdict == "deferred"
+    assert notices(sandbox) == []
+    assert [request.role for request in sandbox.requests].count("sendMail") == 3
+    assert read(home, NOTICES) == {}
+
+
+def test_a_notice_that_bounces_causes_no_other(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad.")._replace(times=None))
+    assert send(deliver).verdict == "bounced"
+    assert [request.role for request in sandbox.requests].count("sendMail") == 2
+    assert home.log().count("NOTICE:") == 0
+
+
+def test_ses_notices_are_told_of_too(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    use_ses(home)
+    sandbox.answer("ses", ses_error(400, "MessageRejected", "Bad."))
+    assert send(deliver).verdict == "bounced"
+    assert ["Permanent failure" in subject for subject in subjects(sandbox)] == [True]
+
+
+def test_the_header_of_a_notice(sandbox: Sandbox, deliver: Deliver) -> None:
+    before = clock()
+    odd = "stränger\r\nX-Injected: 1\u2028@domain.com" + "\U0001f600" * 300
+    assert deliver(mail(Subject="Störung"), "to@external.com", sender=odd).verdict == "sent"
+    (notice,) = notices(sandbox)
+    header = notice.raw.partition(b"\r\n\r\n")[0]
+    assert header.isascii()
+    assert all(len(line) <= 998 for line in header.split(b"\r\n"))
+    message = notice.message
+    assert [name for name, _ in message.items()] == HEADER
+    assert (message["From"], message["To"]) == ("alerts@domain.com", "admin@domain.com")
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["X-Auto-Response-Suppress"] == "All"
+    assert re.fullmatch(r"<[^<>@\s]+@domain\.com>", message["Message-ID"])
+    date = email.utils.parsedate_to_datetime(message["Date"]).timestamp()
+    assert abs(time.time() - date) < clock() - before + 2
+    assert "St\u00f6rung" in text(notice)
+    assert notice.bcc == notice.cc == []

@@ -1,0 +1,249 @@
+"""What must be secret is nowhere but in its own file; what lies in the home directory is never run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Deliver
+from helpers.echo import Echo, spellings
+from helpers.home import LOG, RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery, pipe
+from helpers.state import NOTICES, TOKEN, WINDOW
+from helpers.tunnel import Tunnel
+from helpers.variants import use_ses
+from sandbox import Role, Sandbox
+
+# Letters only a secret has, and what is special in regular expressions, URLs, JSON, HTML and headers.
+SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
+FRAGMENT = 12
+KEEPERS = {"api-secrets.json", TOKEN, "ca.pem", "postfix-api-relay"}
+PRIVATE = 0o600
+LINKS = [WINDOW, TOKEN, NOTICES, LOG, f"{WINDOW}.new", f"{TOKEN}.new", f"{NOTICES}.new"]
+MODULES = [
+    "json",
+    "requests",
+    "boto3",
+    "botocore",
+    "urllib3",
+    "ssl",
+    "datetime",
+    "sitecustomize",
+    "usercustomize",
+]
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    """The provider that gives everything away."""
+    provider = Echo()
+    provider.secret = SECRET
+    with provider:
+        yield provider
+
+
+@pytest.fixture
+def leaky(echo: Echo) -> Iterator[RelayHome]:
+    """A relay that uses it."""
+    with RelayHome(echo.url, echo.ca_file) as installation:
+        installation.secrets(API_SECRET=SECRET)
+        yield installation
+
+
+def fragments(text: str) -> set[str]:
+    """All parts of a text that are long enough to tell it by, but for what everybody may know."""
+    parts = {text[start : start + FRAGMENT] for start in range(len(text) - FRAGMENT + 1)}
+    return {part for part in parts if not re.search(r"[ =/,]|AWS4|HMAC|SHA256|host|amz|date|content", part)}
+
+
+def written(home: RelayHome, sandbox: Sandbox, *deliveries: Delivery) -> dict[str, str]:
+    """Everything that the relay wrote anywhere, by where, but for the files that hold secrets."""
+    found = {path.name: path for path in home.path.rglob("*") if path.is_file() and path.name not in KEEPERS}
+    texts = {name: path.read_bytes().decode("latin-1") for name, path in found.items()}
+    texts["output"] = " ".join(delivery.text for delivery in deliveries)
+    texts["mail"] = " ".join(message.raw.decode("latin-1") for message in sandbox.accepted)
+    return texts
+
+
+def expect_no_leak(home: RelayHome, sandbox: Sandbox, secrets: set[str], *deliveries: Delivery) -> None:
+    """None of the secrets, in no spelling and in no part, is anywhere but where it belongs."""
+    pieces = {part for secret in secrets for spelling in spellings(secret) for part in fragments(spelling)}
+    assert pieces
+    for where, text in written(home, sandbox, *deliveries).items():
+        here = {text[start : start + FRAGMENT] for start in range(len(text))} & pieces
+        assert not here, f"{where}: {sorted(here)[:5]}\n{text[:3000]}"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 500])
+@pytest.mark.parametrize("role", ["token", "sendMail", "ses"])
+def test_an_echo_is_not_passed_on(echo: Echo, leaky: RelayHome, role: Role, status: int) -> None:
+    if role == "ses":
+        use_ses(leaky, API_SECRET=SECRET)
+    # The second time the text is longer than what is shown, and ends within a secret.
+    deliveries = []
+    for padding in (0, 585):
+        # A 401 makes the relay try a new token.
+        echo.arm(role, status, padding, times=2 if (role, status) == ("sendMail", 401) else 1)
+        deliveries.append(pipe(leaky, mail(), "to@external.com"))
+        leaky.put(TOKEN, b"")
+        assert echo.times == 0
+    assert {delivery.verdict for delivery in deliveries} == {"deferred" if status == 500 else "bounced"}
+    assert "[secret]" in deliveries[0].text
+    assert len(echo.accepted) == (0 if status == 500 else len(deliveries))
+    expect_no_leak(leaky, echo, echo.told, *deliveries)
+
+
+@pytest.mark.parametrize("padding", [0, 90])
+def test_an_echo_in_an_acceptance_is_not_passed_on(echo: Echo, leaky: RelayHome, padding: int) -> None:
+    echo.arm("sendMail", 202, padding)
+    delivery = pipe(leaky, mail(), "to@external.com")
+    assert delivery.verdict == "sent"
+    assert "DELIVERED" in leaky.log()
+    expect_no_leak(leaky, echo, echo.told, delivery)
+
+
+def test_the_quota_s_error_is_not_passed_on(echo: Echo, leaky: RelayHome) -> None:
+    leaky.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1", API_SECRET=SECRET)
+    echo.arm("quota", 403)
+    delivery = pipe(leaky, mail(), "to@external.com")
+    assert delivery.verdict == "sent"
+    expect_no_leak(leaky, echo, echo.told, delivery)
+
+
+def test_the_token_cache_is_for_its_owner_only(echo: Echo, leaky: RelayHome) -> None:
+    assert pipe(leaky, mail(), "to@external.com").verdict == "sent"
+    status = (leaky.path / TOKEN).stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (PRIVATE, leaky.account.pw_uid)
+    assert SECRET not in (leaky.path / TOKEN).read_text()
+
+
+@pytest.mark.parametrize("change", ['"API_SECRET": [%s]', '"API_SECRET": %s, "x": 1}}', '%s: 1, "API_ID": 5'])
+def test_a_broken_secrets_file_is_not_shown(echo: Echo, leaky: RelayHome, change: str) -> None:
+    leaky.put("api-secrets.json", ("{" + change.replace("%s", f'"{SECRET[:16]}"') + "}").encode())
+    delivery = pipe(leaky, mail(), "to@external.com")
+    assert (delivery.verdict, delivery.dsn) == ("deferred", "4.3.5")
+    assert SECRET[:16] not in delivery.text + leaky.log().replace(f"unknown key '{SECRET[:16]}'", "")
+
+
+@pytest.mark.parametrize("provider", ["graph", "ses"])
+def test_a_proxy_s_password_stays_secret(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
+) -> None:
+    password = "Rt6yUi8oPa1sDf3g/Hj5k"
+    if provider == "ses":
+        use_ses(home)
+    echoed = f"relay:{password} {spellings(f'relay:{password}')[9]}"
+    with Tunnel((407, echoed)) as proxy:
+        for port in (str(proxy.port), "1", "no-port"):
+            url = f"http://relay:{password.replace('/', '%2F')}@127.0.0.1:{port}"
+            home.configure(HTTPS_PROXY=url, RATE_LIMIT_PER_MINUTE=28)
+            delivery = deliver(mail(), "to@external.com")
+            assert delivery.verdict == "deferred"
+            (home.path / "relay-config.json").unlink()
+            expect_no_leak(home, sandbox, {password}, delivery)
+        assert proxy.credentials
+
+
+def plant(home: RelayHome, trap: Path) -> None:
+    """Lay out everything that Python, requests or boto3 might pick up, each to be told by its trace."""
+    code = f"open({str(trap)!r}, 'a').write(__name__ + ' ')\n"
+    for module in MODULES:
+        home.put(f"{module}.py", code.encode(), 0o644)
+        package = home.path / module
+        package.mkdir()
+        (package / "__init__.py").write_text(code)
+    home.put("planted.pth", f"import os; {code}".encode(), 0o644)
+    home.put(".netrc", b"default login planted password planted\n")
+    home.put("pyvenv.cfg", b"home = /nonexistent\n", 0o644)
+    versions = f"python{'.'.join(system_python()[:2])}"
+    site = home.path / ".local" / "lib" / versions / "site-packages"
+    site.mkdir(parents=True)
+    for name in ("usercustomize.py", "sitecustomize.py", "requests.py", "planted.pth"):
+        (site / name).write_text(f"import os; {code}")
+    settings = (
+        b"[default]\naws_access_key_id = planted\naws_secret_access_key = planted\nregion = us-planted-1\n"
+    )
+    (home.path / ".aws").mkdir()
+    for name in ("config", "credentials"):
+        (home.path / ".aws" / name).write_bytes(settings)
+    for service in ("sesv2/2019-09-27", "ses/2010-12-01"):
+        model = home.path / ".aws" / "models" / service
+        model.mkdir(parents=True)
+        (model / "service-2.json").write_text('{"planted": true}')
+
+
+def system_python() -> list[str]:
+    """The version of the interpreter that the script's first line names."""
+    code = "import platform; print(platform.python_version())"
+    done = subprocess.run(["/usr/bin/python3", "-I", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip().split(".")
+
+
+def in_own_home(home: RelayHome) -> tuple[str, ...]:
+    """A command that runs another where the account's home directory is the relay's."""
+    passwd = home.put("passwd", f"root:x:0:0::{home.path}:/bin/sh\n".encode(), 0o644)
+    return ("unshare", "-rm", "sh", "-c", f'mount --bind {passwd} /etc/passwd && exec "$@"', "sh")
+
+
+@pytest.mark.parametrize("provider", ["graph", "ses"])
+@pytest.mark.parametrize("start", ["as Postfix starts it", "python3 in front", "home of its account"])
+def test_nothing_planted_is_used(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, start: str
+) -> None:
+    if provider == "ses":
+        use_ses(home)
+    trap = home.put("trap", b"", 0o666)
+    plant(home, trap)
+    prefixes = {"python3 in front": ("/usr/bin/python3",), "home of its account": in_own_home(home)}
+    prefix = prefixes.get(start, ())
+    if start == "home of its account":
+        probe = subprocess.run([*prefix, "true"], user=home.account.pw_uid, capture_output=True)
+        if probe.returncode:
+            pytest.skip("this machine lets no user make a mount namespace")
+    delivery = deliver(mail(), "to@external.com", prefix=prefix)
+    assert delivery.verdict == "sent", delivery
+    assert trap.read_text() == ""
+    authorizations = " ".join(request.headers.get("authorization", "") for request in sandbox.requests)
+    assert "planted" not in authorizations
+    assert "Basic" not in authorizations
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, "file") for name in LINKS), (LOG, "nothing"), (WINDOW, "nothing")]
+)
+def test_a_link_leads_nowhere(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, name: str, target: str
+) -> None:
+    elsewhere = home.put("elsewhere", b"untouched") if target == "file" else home.path / "elsewhere"
+    (home.path / name).symlink_to(elsewhere)
+    delivery = deliver(mail(), "to@external.com", sender="stranger@domain.com")
+    assert delivery.verdict == "sent"
+    if target == "file":
+        assert elsewhere.read_bytes() == b"untouched"
+    else:
+        assert not elsewhere.exists()
+    assert len(sandbox.accepted) == 2
+    if name == LOG:
+        assert "is not writable" in delivery.text
+
+
+def test_a_linked_home_is_still_a_home(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """The script started through a link finds its own directory, and nothing beside the link."""
+    link = home.queue / home.script.name
+    link.symlink_to(home.script)
+    trap = home.put("trap", b"", 0o666)
+    (home.queue / "json.py").write_text(f"open({str(trap)!r}, 'a').write('x')\n")
+    try:
+        assert deliver(mail(), "to@external.com", script=link).verdict == "sent"
+        assert deliver(mail(), "to@external.com", script=link, prefix=("/usr/bin/python3",)).verdict == "sent"
+    finally:
+        shutil.rmtree(home.queue)
+        home.queue.mkdir(mode=0o755)
+    assert trap.read_text() == ""
+    assert "DELIVERED" in home.log()

@@ -1,0 +1,102 @@
+"""Many messages through the real Postfix while the provider fails in every way: all arrive, none too soon."""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Iterator
+
+import pytest
+from conftest import Figures
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.postfix import PrivatePostfix
+from sandbox import Answer, Recorded, Sandbox, graph_error
+
+# The same faults in every run: a failure can be looked into.
+SEED = 20261122
+WINDOW = 60.0
+THROTTLED = graph_error(429, "ApplicationThrottled", "Too many requests.", {"Retry-After": "1"})
+UNAVAILABLE = graph_error(503, "serviceNotAvailable", "Service unavailable.")
+FAULTS = {
+    "429": THROTTLED,
+    "503": UNAVAILABLE,
+    "reset before the request": Answer(action="reset-before-read"),
+    "reset in the request": Answer(action="reset-in-request"),
+    "reset after the request": Answer(action="reset-after-read"),
+    "accepted, answer withheld": Answer(action="accept-then-reset"),
+    "504 after acceptance": Answer(504, accept=True),
+    "slow": Answer(delay=1.5),
+}
+WITHHELD = ("accepted, answer withheld", "504 after acceptance")
+
+
+@pytest.fixture
+def soaked(home: RelayHome) -> Iterator[PrivatePostfix]:
+    """A Postfix that runs four deliveries at a time and comes back to deferred mail every few seconds."""
+    settings = {"queue_run_delay": "4s", "minimal_backoff_time": "2s", "maximal_backoff_time": "3s"}
+    with PrivatePostfix(home.script, user=home.account.pw_name, maxproc=4, settings=settings) as running:
+        yield running
+
+
+def faults(messages: int) -> list[str]:
+    """What the provider does with each of the first requests; "" is nothing unusual."""
+    chance = random.Random(SEED)
+    kinds = [kind for kind in FAULTS for _ in range(max(1, messages // 40))]
+    plan = kinds + [""] * (messages - len(kinds))
+    chance.shuffle(plan)
+    return plan
+
+
+def busiest_minute(requests: list[Recorded]) -> int:
+    """The most sendMail requests in any 60 seconds of the provider's clock."""
+    times = sorted(request.when for request in requests if request.role == "sendMail")
+    most = first = 0
+    for last, when in enumerate(times):
+        while times[first] <= when - WINDOW:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def test_every_message_is_accepted_and_no_minute_is_overfull(
+    home: RelayHome, sandbox: Sandbox, soaked: PrivatePostfix, nightly: bool, figures: Figures
+) -> None:
+    messages, limit = (2000, 300) if nightly else (90, 60)
+    home.configure(RATE_LIMIT_PER_MINUTE=limit)
+    plan = faults(messages)
+    sandbox.answer("sendMail", *(FAULTS[kind] if kind else Answer() for kind in plan))
+    sandbox.answer("token", UNAVAILABLE, Answer())
+    for number in range(messages):
+        soaked.smtp("alerts@domain.com", ["to@external.com"], mail(Subject=f"soak {number}").decode())
+        if number == messages // 3:
+            soaked.reload()
+        if number == messages // 2:
+            sandbox.stop()
+        if number == messages * 2 // 3:
+            sandbox.start()
+    soaked.wait_until_empty(seconds=messages * 60 / limit * 3 + 120)
+
+    accepted = collections.Counter(message.subject for message in sandbox.accepted)
+    outcomes = collections.Counter(outcome.status for outcome in soaked.outcomes())
+    withheld = sum(kind in WITHHELD for kind in plan)
+    duplicates = sum(accepted.values()) - len(accepted)
+    busiest = busiest_minute(sandbox.requests)
+    figures(
+        f"soak, seed {SEED}",
+        messages=messages,
+        faults=sum(bool(kind) for kind in plan),
+        attempts=sum(outcomes.values()),
+        deferrals=outcomes["deferred"],
+        bounces=outcomes["bounced"],
+        lost=messages - len(accepted),
+        answers_withheld_after_acceptance=withheld,
+        duplicates=duplicates,
+        busiest_minute=f"{busiest} of {limit}",
+    )
+    assert set(accepted) == {f"soak {number}" for number in range(messages)}
+    assert outcomes["bounced"] == 0
+    assert outcomes["sent"] == messages
+    # An answer that was withheld costs one duplicate, and nothing else does.
+    assert duplicates == withheld
+    assert busiest <= limit

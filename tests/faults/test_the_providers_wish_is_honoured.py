@@ -1,0 +1,180 @@
+"""A provider that asks for a pause gets it, from all deliveries, and never for longer than ten minutes."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime, formatdate
+from types import ModuleType
+
+import pytest
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery
+from helpers.variants import use_ses
+from sandbox import Answer, Sandbox, graph_error, ses_error
+
+STATE = ".rate-limit-state"
+# Where a provider says "too many" and not until when.
+THROTTLED = 10.0
+LONGEST = 600.0
+GARBAGE = ["", "-5", "soon", "1e3", "5.5", "٣", "Fri, 99 Foo 2099 99:99:99 GMT", ",", "0x10", "\x00", "1, 2"]
+
+
+def send(deliver: Deliver, **options: str) -> Delivery:
+    return deliver(mail(), "to@external.com", **options)
+
+
+def clock() -> float:
+    """The clock by which the relay's state counts."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def pause(home: RelayHome) -> float:
+    """For how many seconds from now no call may be made; 0 without a pause."""
+    until = json.loads((home.path / STATE).read_text()).get("paused_until")
+    return float(until) - clock() if until else 0.0
+
+
+def end_pause(home: RelayHome) -> None:
+    """Let the pause be over, without the wait."""
+    state = json.loads((home.path / STATE).read_text())
+    home.put(STATE, json.dumps({**state, "paused_until": clock() - 1}).encode())
+
+
+def expect_paused(sandbox: Sandbox, deliver: Deliver, seconds: float) -> None:
+    """The next delivery defers without a request, and says until when."""
+    before = len(sandbox.requests)
+    delivery = send(deliver)
+    assert (delivery.verdict, delivery.status, delivery.dsn) == ("deferred", 75, "4.4.5")
+    assert len(sandbox.requests) == before
+    said = re.search(r"the provider asked for a pause, deferring until (\d\d:\d\d:\d\d)", delivery.text)
+    assert said, delivery.text
+    # TZ is empty in pipe(8)'s environment: UTC.
+    now = datetime.now(timezone.utc)
+    expected = {(now + timedelta(seconds=seconds + off)).strftime("%H:%M:%S") for off in range(-5, 3)}
+    assert said[1] in expected
+
+
+def http_date(seconds: float) -> str:
+    """An HTTP date so many seconds from now."""
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("in 90 s", 90.0),
+        ("86400", LONGEST),
+        ("9" * 5000, LONGEST),
+        (format_datetime(datetime(9999, 12, 31, tzinfo=timezone.utc), usegmt=True), LONGEST),
+    ],
+    ids=["seconds", "blanks", "date", "a day", "5000 digits", "the year 9999"],
+)
+def test_retry_after_is_kept(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, value: str, seconds: float
+) -> None:
+    value = http_date(90) if value == "in 90 s" else value
+    answer = graph_error(status, "TooManyRequests", "Slow down.", {"Retry-After": value})
+    sandbox.answer("sendMail", answer)
+    assert send(deliver).verdict == "deferred"
+    assert seconds - 5 < pause(home) <= seconds
+    expect_paused(sandbox, deliver, pause(home))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_retry_after_that_says_nothing(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int
+) -> None:
+    """429 means a short pause even so, and 503 none: neither garbage nor the past is a wish."""
+    values = ["-5", "soon", "Fri, 99 Foo 2099 99:99:99 GMT", http_date(-3600), "0"]
+    for value in values if status == 429 else values[:2]:
+        sandbox.answer("sendMail", graph_error(status, "Busy", "Slow down.", {"Retry-After": value}))
+        assert send(deliver).dsn == ("4.4.5" if status == 429 else "4.3.2"), value
+        assert (THROTTLED - 5 < pause(home) <= THROTTLED) == (status == 429), value
+        end_pause(home)
+
+
+@pytest.mark.parametrize("value", GARBAGE)
+def test_no_retry_after_is_too_odd_to_be_read(relay: ModuleType, value: str) -> None:
+    assert relay.retry_after(value) == 0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_token_endpoint_can_ask_as_well(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int
+) -> None:
+    sandbox.answer("token", Answer(status, {"Retry-After": "30"}, b"busy"))
+    assert send(deliver).verdict == "deferred"
+    assert 25 < pause(home) <= 30
+    expect_paused(sandbox, deliver, pause(home))
+
+
+def test_mail_flows_once_the_pause_is_over(sandbox: Sandbox, deliver: Deliver) -> None:
+    sandbox.answer("sendMail", graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": "2"}))
+    began = time.monotonic()
+    assert send(deliver).verdict == "deferred"
+    assert send(deliver).dsn == "4.4.5"
+    while send(deliver).verdict == "deferred":
+        assert time.monotonic() - began < 15
+        time.sleep(0.1)
+    assert time.monotonic() - began >= 2
+    assert [request.status for request in sandbox.requests] == [200, 429, 202]
+
+
+def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    sandbox.answer(
+        "sendMail", Answer(), graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": "30"})
+    )
+    assert send(deliver, sender="stranger@domain.com").verdict == "sent"
+    assert 25 < pause(home) <= 30
+    expect_paused(sandbox, deliver, pause(home))
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (ses_error(429, "TooManyRequestsException", "Maximum sending rate exceeded."), THROTTLED),
+        (ses_error(400, "Throttling", "Maximum sending rate exceeded."), THROTTLED),
+        (ses_error(400, "ThrottlingException", "Daily message quota exceeded."), LONGEST),
+        (ses_error(400, "LimitExceededException", "Too much."), THROTTLED),
+        (ses_error(429, "TooManyRequestsException", "x")._replace(headers={"Retry-After": "45"}), 45.0),
+        (Answer(503, {"Retry-After": "45"}, b"busy"), 45.0),
+    ],
+    ids=["rate", "old code", "day", "limit", "Retry-After", "503"],
+)
+def test_ses_throttling_is_a_pause(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, seconds: float
+) -> None:
+    use_ses(home)
+    sandbox.answer("ses", answer)
+    assert send(deliver).verdict == "deferred"
+    assert seconds - 5 < pause(home) <= seconds
+    expect_paused(sandbox, deliver, pause(home))
+
+
+def test_a_pause_holds_before_the_quota_is_asked_for(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    home.put(STATE, json.dumps({"paused_until": clock() + 30}).encode())
+    expect_paused(sandbox, deliver, 30)
+
+
+@pytest.mark.parametrize(
+    "until",
+    ["1e999", "NaN", "1" + "0" * 400, "-1" + "0" * 400, '"soon"', "true", "[1]", "beyond"],
+    ids=lambda text: str(text)[:8],
+)
+def test_a_pause_that_cannot_be_is_ignored(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, until: str
+) -> None:
+    home.put(STATE, b'{"paused_until": %s}' % (until.replace("beyond", str(clock() + LONGEST + 60)).encode()))
+    assert send(deliver).verdict == "sent"
+    assert len([request for request in sandbox.requests if request.role == "sendMail"]) == 1
