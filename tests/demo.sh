@@ -1,0 +1,33 @@
+#!/bin/bash
+# The relay at work, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
+#     sudo tests/demo.sh
+# The guide's test messages go through a private Postfix to a stand-in for the provider. Nothing of the
+# machine's own Postfix is read or changed, and nothing is left running.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tests/machine.sh
+
+[ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as users of their own: run this as root'
+
+install_packages \
+    "$PYTHON" python3 python3 \
+    python:requests python3-requests python3-requests \
+    python:boto3 python3-boto3 python3-boto3 \
+    postfix postfix postfix
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+certifies() {
+    "$PYTHON" -c 'import trustme; trustme.CA().issue_cert("localhost", not_after=None)' 2>/dev/null
+}
+
+# The stand-in's certificates need one more library, which some distributions lack or have too old.
+certifies || (install_packages python:trustme python3-trustme python3-trustme) || true
+if ! certifies; then
+    install_packages python:ensurepip python3-venv python3
+    make_venv "$scratch/venv" "$PYTHON" pyproject.toml trustme
+    PYTHON=$scratch/venv/bin/python
+fi
+
+"$PYTHON" -B tests/demo.py

@@ -1,0 +1,59 @@
+"""The model of pipe(8) says what the real one does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.home import RelayHome
+from helpers.pipe_cases import PIPE_CASES, TIME_LIMIT, PipeCase
+from helpers.postfix import Outcome, PrivatePostfix
+
+# The first recipient's local part names the command that plays the case.
+DISPATCHER = '#!/bin/sh\nexec "${0%/*}/${3%@*}"\n'
+ONE_ATTEMPT = {
+    "apirelay_time_limit": f"{TIME_LIMIT}s",
+    "minimal_backoff_time": "1h",
+    "maximal_backoff_time": "1h",
+}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
+    """What Postfix made of the first attempt at each case, by the recipient's local part."""
+    source = tmp_path_factory.mktemp("stage") / "dispatcher"
+    source.write_text(DISPATCHER)
+    with RelayHome("https://localhost:1", None, source) as home:
+        for number, case in enumerate(PIPE_CASES):
+            home.put(f"case{number}", case.script().encode(), 0o755)
+        with PrivatePostfix(
+            home.script, user=home.account.pw_name, maxproc=8, settings=ONE_ATTEMPT
+        ) as postfix:
+            for number in range(len(PIPE_CASES)):
+                postfix.sendmail("", [f"case{number}@domain.com"], "Subject: case\n\nText.\n")
+            postfix.wait_for("all cases", lambda: len(postfix.outcomes()) == len(PIPE_CASES), 60)
+            yield {outcome.recipient.partition("@")[0]: outcome for outcome in postfix.outcomes()}
+
+
+@pytest.mark.parametrize("case", PIPE_CASES, ids=lambda case: case.name)
+def test_verdict(real: dict[str, Outcome], case: PipeCase) -> None:
+    outcome = real[f"case{PIPE_CASES.index(case)}"]
+    assert (outcome.status, outcome.dsn) == (case.verdict, case.dsn), outcome.text
+
+
+def test_nothing_of_it_is_alive_afterwards(tmp_path: Path) -> None:
+    source = tmp_path / "sleeper"
+    source.write_text("#!/bin/sh\necho $$ >&2\nexec sleep 600\n")
+    with RelayHome("https://localhost:1", None, source) as home:
+        with PrivatePostfix(home.script, user=home.account.pw_name) as postfix:
+            postfix.sendmail("", ["a@domain.com"], "Subject: sleep\n\nText.\n")
+            postfix.wait_for("the command", lambda: "sleep" in commands(postfix))
+            directory = postfix.directory
+        assert commands(postfix) == []
+    assert not directory.exists()
+
+
+def commands(postfix: PrivatePostfix) -> list[str]:
+    """The names of the programs that this instance runs."""
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in postfix.processes()]

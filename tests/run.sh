@@ -1,0 +1,73 @@
+#!/bin/bash
+# Everything that is checked, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
+#     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tests/machine.sh
+
+# interpreter 3.X: prints the path of an interpreter of that version, or nothing.
+interpreter() {
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-${HOME-}/.pyenv}/versions/$1".*/bin/python; do
+        # pyenv puts commands on PATH for versions that it will not run.
+        if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+}
+
+[ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as users of their own: run this as root'
+
+install_packages \
+    "$PYTHON" python3 python3 \
+    python:ensurepip python3-venv python3 \
+    python:requests python3-requests python3-requests \
+    python:boto3 python3-boto3 python3-boto3 \
+    postfix postfix postfix \
+    logrotate logrotate logrotate \
+    strace strace strace \
+    checkmodule checkpolicy checkpolicy \
+    semodule_package semodule-utils policycoreutils
+
+make_venv .venv "$PYTHON" pyproject.toml '.[test]'
+# pip builds in the source's own directory.
+rm -rf build postfix_api_relay.egg-info
+
+.venv/bin/ruff check
+.venv/bin/mypy
+"$PYTHON" -m py_compile postfix-api-relay
+
+# check_with VERSION INTERPRETER: the script compiles and its functions work with another Python.
+check_with() {
+    echo "Python $1: $2"
+    "$2" -m py_compile postfix-api-relay &&
+        make_venv ".venv/python$1" "$2" pyproject.toml hypothesis pytest &&
+        ".venv/python$1/bin/python" -m pytest -q -p no:cacheprovider tests/unit
+}
+
+# Side by side: these tests are all computation, and each uses one core.
+declare -A checks=()
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+own=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+for version in 3.9 3.10 3.11 3.12 3.13 3.14; do
+    found=$(interpreter "$version")
+    if [ "$version" = "$own" ]; then
+        echo "Python $version: below, with all other tests"
+    elif [ -n "$found" ]; then
+        check_with "$version" "$found" >"$logs/$version" 2>&1 &
+        checks[$version]=$!
+    else
+        echo "Python $version: not on this machine"
+    fi
+done
+failed=
+for version in $(printf '%s\n' "${!checks[@]}" | sort -V); do
+    wait "${checks[$version]}" || failed+=" $version"
+    cat "$logs/$version"
+done
+[ -z "$failed" ] || fail "not with Python$failed"
+
+# Last, so that pytest's own closing line is the last one.
+.venv/bin/python -m pytest "$@"
