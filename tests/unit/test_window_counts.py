@@ -1,0 +1,192 @@
+"""The window holds every call that the provider may still count, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.script import load_script
+from helpers.unit import load_config, load_secrets
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+relay = load_script()
+
+NOW = 10_000.0
+ALIVE = os.getpid()
+HUGE = 10**400
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The id of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def count(*entries: object, now: float = NOW) -> int:
+    return len(relay.calls_in_window({"calls": list(entries)}, now))
+
+
+def test_a_call_counts_until_sixty_seconds_after_its_end() -> None:
+    call = [NOW - 100, NOW, ALIVE]
+
+    assert [count(call, now=NOW + later) for later in (0, 1, 59.9, 60, 60.1)] == [1, 1, 1, 0, 0]
+
+
+def test_a_call_under_way_counts_for_as_long_as_a_delivery_can_last() -> None:
+    call = [NOW, None, ALIVE]
+
+    assert [count(call, now=NOW + later) for later in (0, 61, 599, 600, 659, 661)] == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_call_of_a_process_that_died_counts_as_ended_when_that_is_seen(dead: int) -> None:
+    calls = relay.calls_in_window({"calls": [[NOW - 300, None, dead]]}, NOW)
+
+    assert [call.ended for call in calls] == [NOW]
+    assert count(*map(list, calls), now=NOW + 59) == 1
+    assert count(*map(list, calls), now=NOW + 60) == 0
+
+
+def test_calls_from_the_future_do_not_count() -> None:
+    assert count([NOW + 1, None, ALIVE], [NOW + 1, NOW + 2, ALIVE], [NOW - 1, NOW + 1, ALIVE]) == 0
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        NOW,
+        "x",
+        {},
+        [],
+        [NOW, NOW],
+        [NOW, NOW, ALIVE, 0],
+        [str(NOW), NOW, ALIVE],
+        [NOW, "x", ALIVE],
+        [NOW, NOW, "x"],
+        [NOW, NOW, 1.5],
+        [True, NOW, ALIVE],
+        [None, NOW, ALIVE],
+        [math.nan, None, ALIVE],
+        [NOW, math.nan, ALIVE],
+        [-math.inf, None, ALIVE],
+        [math.inf, None, ALIVE],
+        [-HUGE, None, ALIVE],
+        [HUGE, None, ALIVE],
+        [-HUGE, HUGE, ALIVE],
+    ],
+)
+def test_an_entry_that_is_no_call_does_not_count_and_hides_no_other(entry: object) -> None:
+    good = [NOW - 10, NOW - 5, ALIVE]
+
+    assert count(entry, good, entry) == 1
+
+
+@pytest.mark.parametrize("pid", [0, -1, -HUGE, HUGE])
+def test_an_impossible_process_counts_as_gone(pid: int) -> None:
+    assert count([NOW - 1, None, pid]) == 1
+    assert relay.calls_in_window({"calls": [[NOW - 1, None, pid]]}, NOW)[0].ended == NOW
+
+
+@pytest.mark.parametrize("state", [{}, {"calls": None}, {"calls": {}}, {"calls": "x"}, {"calls": 1}])
+def test_a_state_without_a_list_of_calls_is_an_empty_window(state: dict[str, Any]) -> None:
+    assert relay.calls_in_window(state, NOW) == []
+
+
+NUMBERS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([HUGE, -HUGE, math.nan, math.inf, -math.inf, ALIVE, 1, 0, NOW, NOW - 1, NOW + 1e9]),
+    st.floats(NOW - 2000, NOW + 2000),
+)
+ENTRIES = st.lists(NUMBERS, min_size=2, max_size=4)
+KEYS = st.sampled_from(["calls", "quota", "limit", "until"])
+VALUES = st.recursive(
+    NUMBERS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ENTRIES | VALUES, max_size=5) | VALUES)
+def test_whatever_is_in_the_state_the_window_is_empty_once_it_has_passed(calls: object) -> None:
+    kept = [list(call) for call in relay.calls_in_window({"calls": calls}, NOW)]
+
+    assert count(*kept, now=NOW + relay.HARD_STOP_SECONDS + relay.WINDOW_SECONDS) == 0
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=20) | VALUES.map(lambda value: json.dumps(value).encode()))
+@example(b'{"calls":[[-1%s,null,1]]}' % (b"0" * 400))
+@example(b'{"calls":' + b"[" * 100_000)
+@example(b'{"quota":{"limit":Infinity,"until":1}}')
+@example(b'{"calls":[]}')
+def test_whatever_is_in_the_file_a_call_is_made_and_recorded(tmp_path: Path, content: bytes) -> None:
+    window = relay.Window(str(tmp_path), relay.Log())
+    (tmp_path / ".rate-limit-state").write_bytes(content)
+
+    with window.call(1000):
+        pass
+
+    calls = json.loads((tmp_path / ".rate-limit-state").read_bytes())["calls"]
+    assert calls[-1][2] == ALIVE and calls[-1][0] <= calls[-1][1] <= relay.clock()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(["limit", "until"]), NUMBERS | VALUES) | VALUES)
+@example({"limit": math.inf, "until": 1e9})
+@example({"limit": 14, "until": HUGE})
+def test_a_quota_that_makes_no_sense_is_asked_for_again(tmp_path: Path, quota: object) -> None:
+    window = relay.Window(str(tmp_path), relay.Log())
+    (tmp_path / ".rate-limit-state").write_text(json.dumps({"quota": quota}))
+    ses = relay.Ses(str(tmp_path), load_config(relay), load_secrets(relay, API_PROVIDER="ses"), relay.Log())
+
+    # The times above are a day or more from the clock's, so none of these is a quota to use.
+    assert ses.known_limit(window) is None or relay.clock() < quota["until"] <= relay.clock() + 86400  # type: ignore[index]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(["obtained", "ends"]), NUMBERS | VALUES))
+@example({"obtained": 0.5, "ends": HUGE})
+@example({"obtained": -HUGE, "ends": math.inf})
+@example({"obtained": time.time() + 1e6, "ends": time.time() + 1e6 + 3600})
+@example({"obtained": time.time() - 3500, "ends": time.time() + 100})
+def test_a_token_whose_times_make_no_sense_is_not_used(tmp_path: Path, times: dict[str, object]) -> None:
+    graph = relay.Graph(str(tmp_path), load_config(relay), load_secrets(relay), relay.Log())
+    cache = tmp_path / ".graph-token-cache"
+    cache.touch(0o600)
+    cache.write_text(json.dumps({"key": "k", "token": "t", **times}))
+
+    assert graph.cached_token("k") == ""
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(st.floats(0, 40), st.floats(0, 90), st.floats(0, 1)), min_size=2, max_size=12),
+)
+def test_no_sixty_seconds_of_the_providers_clock_hold_more_than_the_limit(
+    limit: int, plan: list[tuple[float, float, float]]
+) -> None:
+    """plan: for each attempt the pause, how long its call lasts, and when in it that counts."""
+    now = 0.0
+    calls: list[tuple[float, float]] = []
+    counted: list[float] = []
+    for pause, lasts, part in plan:
+        now += pause
+        state = [[began, ended if ended <= now else None, ALIVE] for began, ended in calls]
+        if count(*state, now=now) < limit:
+            calls.append((now, now + lasts))
+            counted.append(now + lasts * part)
+
+    assert all(sum(start <= moment < start + 60 for moment in counted) <= limit for start in counted)
