@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from helpers.home import RelayHome
@@ -30,6 +30,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = []
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker of pytest-xdist has measured to the process that prints."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["figures"] = session.config.stash[FIGURES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker has measured."""
+    node.config.stash[FIGURES].extend(getattr(node, "workeroutput", {}).get("figures", []))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what the tests have measured."""
     if config.stash[FIGURES]:
@@ -48,7 +61,7 @@ def nightly(pytestconfig: pytest.Config) -> bool:
 def figures(pytestconfig: pytest.Config) -> Figures:
     """Call it with what was tried, and counts by name: they are printed at the end of the run."""
 
-    def keep(tried: str, **counts: object) -> None:
+    def keep(tried: str, /, **counts: object) -> None:
         named = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
         pytestconfig.stash[FIGURES].append(f"{tried}: {named}")
 

@@ -69,5 +69,5 @@ for version in $(printf '%s\n' "${!checks[@]}" | sort -V); do
 done
 [ -z "$failed" ] || fail "not with Python$failed"
 
-# Last, so that pytest's own closing line is the last one.
-.venv/bin/python -m pytest "$@"
+# Last, so that pytest's own closing line is the last one. Most of the tests wait more than they compute.
+.venv/bin/python -m pytest -n 4 "$@"

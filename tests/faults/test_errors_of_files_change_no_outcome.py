@@ -92,7 +92,12 @@ def faults(nightly: bool) -> list[Fault]:
     changing = [point for point in found if point[1].name in CHANGING]
     if not nightly:
         return [Fault(file, call, error, late) for (file, call, late), error in zip(changing, cycle(ERRORS))]
-    other = [point for point in found if point[1].name in OTHER]
+    # Linux lets go of a lock whatever close() returns, which strace cannot imitate: it leaves the call out.
+    other = [
+        (file, call, late)
+        for file, call, late in found
+        if call.name in OTHER and (file or call.name != "close")
+    ]
     return [
         *(Fault(file, call, error, late) for file, call, late in changing for error in ERRORS),
         *(Fault(file, call, "EIO", late) for file, call, late in other),
