@@ -106,7 +106,9 @@ def test_many_held_notices_are_one(sandbox: Sandbox, home: RelayHome, deliver: D
     assert (held_notices(home, "override"), held_notices(home, "failure")) == ({}, {"c@x.org": 2})
 
 
-@pytest.mark.parametrize("answer", [BUSY, Answer(action="reset-after-read"), Answer(400)], ids=str)
+@pytest.mark.parametrize(
+    "answer", [BUSY, Answer(action="reset-after-read"), Answer(400)], ids=["busy", "reset", "refused"]
+)
 def test_held_ones_survive_a_notice_that_is_refused(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:

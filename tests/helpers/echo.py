@@ -31,6 +31,11 @@ def spellings(secret: str) -> list[str]:
     ]
 
 
+def printable(text: str) -> bool:
+    """Whether the text can stand in a header field."""
+    return all(" " <= char <= "~" for char in text)
+
+
 class Echo(Sandbox):
     """Its `role` answers the next `times` requests with `status`, and in text and header with all secrets.
 
@@ -69,8 +74,9 @@ class Echo(Sandbox):
         }
         if seen.role == "token":
             content["error"] = "invalid_client"
-        # What cannot stand in a header field is left out.
-        shown = "".join(c for c in text if " " <= c <= "~")[:8000]
+        # A spelling that cannot stand in a header field is left out, whole: without some of its letters it
+        # would be another one.
+        shown = (self.padding + " ".join(filter(printable, echoed)))[:8000]
         headers = {
             "request-id": shown,
             "x-amzn-ErrorType": f"DeniedException:{shown}",
