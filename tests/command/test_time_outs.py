@@ -15,6 +15,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import pipe
 from helpers.script import change_constants
+from helpers.variants import use_ses
 from sandbox import Answer, Role, Sandbox
 
 # The line is busy with the message for several times the time-out that the test sets for a connect.
@@ -25,7 +26,7 @@ MESSAGE = mail(b"A line of text.\n" * 120_000)
 def use(home: RelayHome, provider: str) -> None:
     home.configure(RATE_LIMIT_PER_MINUTE=28)
     if provider == "ses":
-        home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+        use_ses(home)
 
 
 @contextlib.contextmanager

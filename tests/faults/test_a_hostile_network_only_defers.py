@@ -14,8 +14,9 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
 from helpers.postfix import free_port
+from helpers.script import change_constants
 from helpers.tunnel import Tunnel
-from helpers.variants import shorten, use_ses, with_peak_memory
+from helpers.variants import use_ses, with_peak_memory
 from sandbox import Action, Answer, Certificate, Sandbox, Where, json_answer
 
 WHERE: list[Where] = ["token", "sendMail", "ses"]
@@ -156,7 +157,7 @@ def test_no_blind_retry(sandbox: Sandbox, deliver: Deliver, sending: Where, answ
 def test_a_black_hole_after_the_request(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where, action: Action
 ) -> None:
-    shorten(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=1)
     sandbox.answer(sending, Answer(action=action))
     began = time.monotonic()
     expect_deferred(send(deliver), "4.4.2")
@@ -168,7 +169,7 @@ def test_a_black_hole_after_the_request(
 def test_a_black_hole_in_place_of_the_token_endpoint(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    shorten(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=1)
     sandbox.answer("token", Answer(action="hang"))
     expect_deferred(send(deliver), "4.4.2")
     assert [request.role for request in sandbox.requests] == ["token"]
@@ -177,7 +178,7 @@ def test_a_black_hole_in_place_of_the_token_endpoint(
 def test_a_black_hole_before_the_handshake(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where
 ) -> None:
-    shorten(home, CONNECT_SECONDS=1, READ_SECONDS=1)
+    change_constants(home, CONNECT_SECONDS=1, READ_SECONDS=1)
     sandbox.answer("connection", Answer(action="hang"))
     expect_deferred(send(deliver), "4.4.1", "4.4.2")
     assert sandbox.requests == []
@@ -191,7 +192,7 @@ def test_a_reset_before_the_handshake(sandbox: Sandbox, deliver: Deliver, sendin
 
 
 def test_an_answer_that_never_ends(sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where) -> None:
-    shorten(home, HARD_STOP_SECONDS=2)
+    change_constants(home, HARD_STOP_SECONDS=2)
     sandbox.answer(where, Answer(200, {}, b"x" * 1000, action="drip", delay=0.1))
     began = time.monotonic()
     delivery = send(deliver)

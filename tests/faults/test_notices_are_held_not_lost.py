@@ -12,8 +12,9 @@ from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
+from helpers.script import change_constants
 from helpers.state import NOTICES, clock, fill_window, held_notices, hold_notices, read
-from helpers.variants import shorten, use_ses
+from helpers.variants import use_ses
 from sandbox import Accepted, Answer, Sandbox, graph_error, ses_error
 
 STRANGER = "stranger@domain.com"
@@ -124,7 +125,7 @@ def test_held_ones_survive_a_notice_that_is_refused(
 def test_a_notice_in_which_the_process_dies_is_held(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    shorten(home, AFTERWARDS_SECONDS=1)
+    change_constants(home, AFTERWARDS_SECONDS=1)
     sandbox.answer("sendMail", Answer(), Answer(action="hang"))
     assert send(deliver).verdict == "sent"
     assert held_notices(home, "override") == {STRANGER: 1}

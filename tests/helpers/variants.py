@@ -1,12 +1,11 @@
-"""Installations that differ from the usual one: another provider, shorter times, measured memory."""
+"""Installations that differ from the usual one: another provider, measured memory."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.home import SCRIPT, RelayHome
+from helpers.home import RelayHome
 from helpers.pipe import Delivery
 
 # Runs a command and leaves its peak memory (KiB) in a file; a signal that ends it becomes status 75.
@@ -24,15 +23,6 @@ def use_ses(home: RelayHome, **changes: object) -> None:
     """Set the home up for the sandbox's SES; no quota is asked for."""
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1", **changes)
     home.configure(RATE_LIMIT_PER_MINUTE=28)
-
-
-def shorten(home: RelayHome, **seconds: int) -> None:
-    """Change constants of the installed script, each of which must be set exactly once."""
-    text = home.script.read_text()
-    for name, value in seconds.items():
-        text, found = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
-        assert found == 1, f"{name} is set {found} times"
-    home.put(SCRIPT.name, text.encode(), 0o755)
 
 
 def with_peak_memory(home: RelayHome, deliver: Callable[..., Delivery]) -> tuple[Delivery, int]:
