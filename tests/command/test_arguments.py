@@ -64,6 +64,7 @@ def test_two_tenants_share_one_command(sandbox: Sandbox, home: RelayHome) -> Non
         assert (other.path / ".rate-limit-state").exists()
         assert (other.path / ".graph-token-cache").exists()
     assert sorted(file.name for file in home.path.iterdir()) == [
+        "__pycache__",
         "api-secrets.json",
         "postfix-api-relay",
         "relay-config.json",

@@ -16,7 +16,8 @@ TEXTS = {
     "graph": "requests is required for the Graph provider",
     "ses": "boto3 is required for the SES provider",
 }
-PACKAGES = {"graph": "requests", "ses": "boto3"}
+# What is imported of boto3 is what it is built on.
+PACKAGES = {"graph": "requests", "ses": "botocore"}
 
 
 def configure(home: RelayHome, provider: str) -> None:
@@ -64,7 +65,7 @@ def test_a_broken_package_defers(
 def test_graph_does_without_boto3(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     """The converse depends on the distribution: Debian's botocore imports requests itself."""
     python = interpreter(home, "--system-site-packages")
-    plant(python, "boto3", "raise ImportError")
+    plant(python, "botocore", "raise ImportError")
     assert deliver(mail(), "to@external.com", python=python).verdict == "sent"
 
 

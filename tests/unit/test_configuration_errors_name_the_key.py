@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,8 @@ WRONG: dict[str, list[object]] = {
     "NOTIFY_ON_OVERRIDE": NO_SWITCH,
     "SILENT_OVERRIDE_ADDRESSES": NO_TEXTS,
     "RATE_LIMIT_PER_MINUTE": NO_NUMBER,
+    "RATE_LIMIT_MAX_WAIT_SECONDS": [*NO_NUMBER, 301],
+    "RATE_LIMIT_SCOPE": [*NO_TEXT, "Sender", "mailbox"],
     "LOG_FILE_PATH": [*NO_TEXT, "a\0b"],
     "CA_BUNDLE": [*NO_TEXT, "a\0b"],
     "HTTPS_PROXY": NO_TEXT,
@@ -231,4 +232,4 @@ def test_values_are_read_as_they_are_meant() -> None:
 
     assert config.RATE_LIMIT_PER_MINUTE == 0
     assert config.SILENT_OVERRIDE_ADDRESSES == ["device@domain.com"]
-    assert ends == datetime.date(2028, 4, 5)
+    assert ends == "2028-04-05"

@@ -222,9 +222,9 @@ def test_an_answer_in_no_known_form_is_shown_and_goes_by_its_status(body: bytes)
 )
 def test_the_refusals_of_ses_have_their_codes(code: str, text: str, status: int, expected: str) -> None:
     ses = relay.Ses("/nonexistent", load_config(relay), load_secrets(relay), relay.Log())
-    response = {"Error": {"Code": code, "Message": text}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    answer = relay.Answer(status, {"x-amzn-ErrorType": code}, json.dumps({"message": text}).encode())
 
-    problem = ses.send_failure("SES send_email failed", response)
+    problem = ses.send_failure("SES send_email failed", answer)
 
     assert problem.code == expected
     assert shown(relay, problem).startswith(f"SES send_email failed: HTTP {status} {code}:")
@@ -235,7 +235,7 @@ def test_the_refusals_of_ses_have_their_codes(code: str, text: str, status: int,
     [
         ("SSLError", "4.7.5"),
         ("ConnectTimeout", "4.4.1"),
-        ("EndpointConnectionError", "4.4.1"),
+        ("NewConnectionError", "4.4.1"),
         ("ReadTimeout", "4.4.2"),
     ],
 )

@@ -1,0 +1,133 @@
+"""The compiled code beside the script saves time and decides nothing: without it mail goes out as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Deliver
+from helpers.home import SCRIPT, RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+HEADER = 16
+SENT = ("sent", "2.0.0", 0, b"")
+
+
+def send(deliver: Deliver) -> Delivery:
+    return deliver(mail(), "to@external.com")
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, check=True, text=True)
+    return done.stdout.strip()
+
+
+def cache_of(script: Path) -> Path:
+    """Where the script's own interpreter keeps its code."""
+    code = "import sys, importlib.util as u; print(u.cache_from_source(sys.argv[1]))"
+    return Path(run(SYSTEM_PYTHON, "-I", "-c", code, script))
+
+
+@pytest.fixture
+def cache(home: RelayHome, deliver: Deliver) -> Path:
+    """The cache that a first delivery leaves."""
+    assert send(deliver) == SENT
+    path = cache_of(home.script)
+    assert path.stat().st_uid == home.account.pw_uid
+    return path
+
+
+def version(script: Path) -> str:
+    return run(script, "--version")
+
+
+def test_what_is_in_the_cache_is_what_runs(home: RelayHome, cache: Path, tmp_path: Path) -> None:
+    """Otherwise nothing would be saved, and nothing below would be tested."""
+    other = tmp_path / "other"
+    other.write_text(home.script.read_text().replace('VERSION = "', 'VERSION = "cached-'))
+    run(SYSTEM_PYTHON, "-m", "py_compile", other)
+    made = cache_of(other)
+    cache.write_bytes(cache.read_bytes()[:HEADER] + made.read_bytes()[HEADER:])
+    assert version(home.script).startswith("postfix-api-relay cached-")
+
+
+def test_a_script_that_is_newer_than_its_cache_runs(home: RelayHome, cache: Path, deliver: Deliver) -> None:
+    text = home.script.read_text().replace('VERSION = "', 'VERSION = "newer-')
+    home.put(home.script.name, text.encode(), 0o755)
+    assert version(home.script).startswith("postfix-api-relay newer-")
+    assert send(deliver) == SENT
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda whole: b"",
+    "cut in the header": lambda whole: whole[:7],
+    "the header alone": lambda whole: whole[:HEADER],
+    "half": lambda whole: whole[: len(whole) // 2],
+    "zeros after the header": lambda whole: whole[:HEADER] + bytes(len(whole) - HEADER),
+    "zeros at the end": lambda whole: whole[: len(whole) // 2] + bytes(len(whole) // 2),
+    "a number": lambda whole: whole[:HEADER] + b"i\x01\x00\x00\x00",
+    "noise": lambda whole: whole[:HEADER] + b"\xff" * 1000,
+    "of another Python": lambda whole: b"\x00\x00\r\n" + whole[4:],
+    "text": lambda whole: b"no code",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_replaced(cache: Path, deliver: Deliver, damage: str) -> None:
+    whole = cache.read_bytes()
+    cache.write_bytes(DAMAGES[damage](whole))
+    assert send(deliver) == SENT
+    assert send(deliver) == SENT
+    assert cache.read_bytes() == whole
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_a_cache_that_cannot_be_read_or_written_is_done_without(
+    home: RelayHome, cache: Path, deliver: Deliver, mode: int
+) -> None:
+    cache.write_bytes(b"")
+    cache.parent.chmod(mode)
+    try:
+        assert send(deliver) == SENT
+    finally:
+        cache.parent.chmod(0o755)
+    assert cache.read_bytes() == b""
+
+
+@pytest.mark.parametrize("place", ["the cache", "its directory"])
+def test_something_else_in_its_place(cache: Path, deliver: Deliver, place: str) -> None:
+    cache.unlink()
+    if place == "the cache":
+        cache.mkdir()
+    else:
+        cache.parent.rmdir()
+        cache.parent.write_text("")
+    assert send(deliver) == SENT
+
+
+def test_only_the_owner_of_the_directory_leaves_a_cache(home: RelayHome, deliver: Deliver) -> None:
+    """What root leaves after a start by hand could never be replaced by the service."""
+    assert os.geteuid() == 0
+    version(home.script)
+    assert not cache_of(home.script).parent.exists()
+    assert send(deliver) == SENT
+    assert cache_of(home.script).exists()
+
+
+def test_the_check_of_the_guide_makes_the_cache(home: RelayHome, deliver: Deliver) -> None:
+    run(SYSTEM_PYTHON, "-m", "py_compile", home.script)
+    cache = cache_of(home.script)
+    made = cache.stat().st_mtime_ns
+    assert send(deliver) == SENT
+    assert cache.stat().st_mtime_ns == made
+
+
+def test_the_first_line_is_the_one_that_the_script_starts_itself_with() -> None:
+    first_line = SCRIPT.read_text().partition("\n")[0]
+    command = first_line.partition("-Ic")[2]
+    assert f"FIRST_LINE = '{command}'".replace('b"\\n', 'b"\\\\n') in SCRIPT.read_text()
