@@ -539,6 +539,8 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection: reads requests, asks the sandbox what comes of them, answers as told."""
 
     protocol_version = "HTTP/1.1"
+    # An answer would wait 40 ms for the client to acknowledge the session tickets before it.
+    disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, *_values: object) -> None:
