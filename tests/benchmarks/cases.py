@@ -1,0 +1,116 @@
+"""What is measured, against which floor, and the ratio to reach: the rows of the table."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from helpers.mail import mail
+
+Figure = Literal["cpu", "wall", "memory"]
+# "start": the interpreter alone; "import": and two of its modules; "deliver": one call of the provider.
+Floor = Literal["start", "import", "deliver"]
+
+# Medians of so many runs; --runs changes it for all.
+SHORT, LONG, LARGE = 31, 15, 7
+MB = 1_000_000
+# Calls in the window: some, and as many as it takes.
+ROOM, FULL = 10, 28
+ALERTS, NULL_SENDER = "alerts@domain.com", "MAILER-DAEMON"
+
+
+class Target(NamedTuple):
+    """The most that the ratio to the floor may be; for memory: what is over the floor, in messages."""
+
+    figure: Figure
+    most: float
+
+
+class Case(NamedTuple):
+    """A way of a message through the relay, and the least that a program could do in its place.
+
+    `size` is the message's in bytes, `listed` how many addresses To has, of which the first `enveloped`
+    are the recipients, `calls` how many the window has, `status` the exit status that is expected.
+    With `store` the relay trusts, besides the provider's own authority, all that the machine does.
+    """
+
+    name: str
+    about: str
+    floor: Floor
+    runs: int
+    targets: tuple[Target, ...] = ()
+    provider: Literal["graph", "ses"] = "graph"
+    size: int = 0
+    listed: int = 1
+    enveloped: int = 1
+    visible: bool = True
+    calls: int = ROOM
+    status: int = 0
+    store: bool = False
+
+    @property
+    def sender(self) -> str:
+        """The envelope's sender: nobody where the message is refused, as a notice would be a delivery."""
+        return NULL_SENDER if self.status == 1 else ALERTS
+
+    @property
+    def recipients(self) -> list[str]:
+        """The envelope's recipients."""
+        return [address(number) for number in range(self.enveloped)]
+
+    def message(self) -> bytes:
+        """The message, as Postfix hands it over."""
+        first = 0 if self.visible else self.enveloped
+        listed = [named(number) for number in range(first, first + self.listed)]
+        line = b"x" * 76 + b"\n"
+        return mail(line * (self.size // len(line) + 1), To=",\n ".join(listed))
+
+
+class Growth(NamedTuple):
+    """How much more one case takes than another; both `less` a third, whose start-up would hide it."""
+
+    name: str
+    about: str
+    large: str
+    small: str
+    less: str = ""
+
+
+def address(number: int) -> str:
+    """A recipient."""
+    return f"recipient-{number:05}@department.example.com"
+
+
+def named(number: int) -> str:
+    """A recipient with a name, 100 bytes of a list with the separator."""
+    return f'"Recipient {number:05} of the Department of Long Display Names" <{address(number)}>'
+
+
+CHEAP = (Target("cpu", 2.0),)
+NEAR_GRAPH = (Target("cpu", 1.15), Target("wall", 1.15))
+NEAR_SES = (Target("cpu", 1.10), Target("wall", 1.10))
+SMALL = (Target("memory", 2.5),)
+LINEAR = (Target("cpu", 12),)
+
+CASES = (
+    Case("deferral", "deferral at a full window", "start", SHORT, CHEAP, calls=FULL, status=75),
+    Case("graph", "Graph delivery, token cached", "deliver", SHORT, NEAR_GRAPH),
+    Case("graph-store", "the same, all the machine's CAs", "deliver", SHORT, NEAR_GRAPH, store=True),
+    Case("ses", "SES delivery", "deliver", SHORT, NEAR_SES, "ses"),
+    Case("reject", "reject: no visible recipient", "import", SHORT, CHEAP, visible=False, status=1),
+    Case("graph-3mb", "3.1 MB through Graph, its limit", "deliver", LARGE, SMALL, size=3_100_000),
+    Case("graph-25mb", "25 MB, too large for Graph", "import", LARGE, SMALL, size=25 * MB, status=1),
+    Case("ses-25mb", "25 MB through SES", "deliver", LARGE, SMALL, "ses", 25 * MB),
+    Case("to-1", "1 in To", "deliver", LONG),
+    Case("to-1000", "1,000 in To, one recipient", "deliver", LONG, listed=1_000),
+    Case("to-10000", "10,000 in To, one recipient", "deliver", LONG, listed=10_000),
+    Case("all-1000", "1,000 in To, all recipients", "deliver", LONG, listed=1_000, enveloped=1_000),
+    Case("all-10000", "10,000 in To, all recipients", "deliver", LONG, listed=10_000, enveloped=10_000),
+)
+
+# Time that grows with the square of the length could hide behind the start-up: hence the net ones.
+GROWTHS = (
+    Growth("to-growth", "10,000 over 1,000 in To", "to-10000", "to-1000"),
+    Growth("to-growth-net", "the same, both less 1 in To", "to-10000", "to-1000", "to-1"),
+    Growth("all-growth", "10,000 over 1,000 recipients", "all-10000", "all-1000"),
+    Growth("all-growth-net", "the same, both less 1 recipient", "all-10000", "all-1000", "to-1"),
+)

@@ -1,0 +1,176 @@
+"""Runs the relay and its floor in turns, in the same way, and says what each took."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from math import inf
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.cases import Case
+from benchmarks.provider import Provider
+from helpers.home import SCRIPT, RelayHome
+from helpers.pipe import Delivery, pipe, run
+from helpers.state import fill_window
+from helpers.usage import Runner, Usage, with_usage
+from helpers.variants import use_ses
+from sandbox import Recorded
+
+FLOORS = Path(__file__).parent / "floors"
+# The interpreter that the relay runs with.
+PYTHON = SCRIPT.read_text(encoding="utf-8").split(maxsplit=1)[0][2:]
+LIMIT_SECONDS = 60.0
+ACCEPTED = {"graph": 202, "ses": 200}
+
+
+class Figures(NamedTuple):
+    """What the relay and its floor took."""
+
+    ours: Usage
+    floor: Usage
+
+    @property
+    def ratios(self) -> Usage:
+        """How many times what the floor took; infinite where that is nothing."""
+        return Usage(*(mine / least if least > 0 else inf for mine, least in zip(*self)))
+
+
+class Program(NamedTuple):
+    """A floor: the interpreter's arguments after its flags, and standard input."""
+
+    arguments: list[str]
+    data: bytes
+
+
+class Contest:
+    """A case that is set up and warmed up.
+
+    Raises AssertionError for an end, or for calls of the provider, that are not the expected.
+    """
+
+    def __init__(self, case: Case, provider: Provider, home: RelayHome) -> None:
+        self.case = case
+        self._provider = provider
+        self._home = home
+        self._message = case.message()
+        self._authorities = configure(case, home)
+        # Before the floor: this leaves the token in its cache, and shows what there is to send.
+        self._relay()
+        self._program = self._floor_program(provider.requests())
+        self._floor()
+        self._check_calls()
+
+    def turn(self) -> Figures:
+        """Let the relay deliver the message, and the floor do only what cannot be left out."""
+        ours = self._relay()
+        self._check_calls()
+        floor = self._floor()
+        self._check_calls()
+        return Figures(ours, floor)
+
+    def _relay(self) -> Usage:
+        fill_window(self._home, self.case.calls)
+        deliver = partial(pipe, self._home, self._message, *self.case.recipients)
+        return self._run(partial(deliver, sender=self.case.sender, limit=LIMIT_SECONDS), self.case.status)
+
+    def _floor(self) -> Usage:
+        def start(*, prefix: tuple[str, ...]) -> Delivery:
+            command = [*prefix, PYTHON, "-I", *self._program.arguments]
+            return run(self._home, command, self._program.data, LIMIT_SECONDS)
+
+        return self._run(start, 0)
+
+    def _run(self, runner: Runner, status: int) -> Usage:
+        delivery, usage = with_usage(self._home, runner)
+        assert delivery.status == status, f"{self.case.name}: {delivery}"
+        return usage
+
+    def _check_calls(self) -> None:
+        """One accepted call where the message is to be delivered, else none."""
+        statuses = [request.status for request in self._provider.requests()]
+        expected = [] if self.case.status else [ACCEPTED[self.case.provider]]
+        assert statuses == expected, f"{self.case.name}: {statuses}"
+
+    def _floor_program(self, requests: Sequence[Recorded]) -> Program:
+        if self.case.floor == "start":
+            return Program(["-c", "pass"], self._message)
+        if self.case.floor == "import":
+            return Program(["-c", "import email.utils, json"], self._message)
+        # A copy: the account cannot read every checkout.
+        name = f"{self.case.provider}.py"
+        copy = self._home.put(name, (FLOORS / name).read_bytes())
+        call = graph_call if self.case.provider == "graph" else ses_call
+        arguments, data = call(self._home, requests[-1])
+        return Program([str(copy), self._authorities, *arguments], data)
+
+
+def configure(case: Case, home: RelayHome) -> str:
+    """Set the home up for a case; returns the file of the authorities that are trusted."""
+    if case.provider == "ses":
+        use_ses(home)
+    authorities = str(home.ca_file)
+    if case.store:
+        together = machine_store() + Path(authorities).read_bytes()
+        authorities = str(home.put("authorities.pem", together))
+        home.configure(CA_BUNDLE=authorities)
+    return authorities
+
+
+def machine_store() -> bytes:
+    """What requests trusts on this machine where nothing is configured."""
+    find = "import requests.certs; print(requests.certs.where(), end='')"
+    found = subprocess.run([PYTHON, "-I", "-c", find], capture_output=True, check=True, text=True)
+    return Path(found.stdout).read_bytes()
+
+
+def graph_call(home: RelayHome, request: Recorded) -> Program:
+    """What floors/graph.py is to be told, after the authorities, to send this request once more."""
+    # The length is requests' own to write.
+    fields = [f"{name}: {value}" for name, value in request.headers.items() if name != "content-length"]
+    return Program([home.endpoint + request.path, *fields], request.body)
+
+
+def ses_call(home: RelayHome, request: Recorded) -> Program:
+    """What floors/ses.py is to be told, after the authorities, to send this request's message once more."""
+    secrets = json.loads((home.path / "api-secrets.json").read_text())
+    account = [secrets[key] for key in ("API_ENDPOINT", "API_TENANT_OR_REGION", "API_ID", "API_SECRET")]
+    call = json.loads(request.body)
+    envelope = [call["FromEmailAddress"], *call["Destination"]["ToAddresses"]]
+    return Program([*account, *envelope], base64.b64decode(call["Content"]["Raw"]["Data"]))
+
+
+def show_progress(done: int, last: int) -> None:
+    """Say how far it is, to a person who waits."""
+    if sys.stderr.isatty():
+        print(f"turn {done + 1} of {last}", end="\r", file=sys.stderr, flush=True)
+
+
+def middle(turns: Sequence[Figures]) -> Figures:
+    """The median of each figure."""
+    return Figures(*(Usage(*map(median, zip(*side))) for side in zip(*turns)))
+
+
+def measure(cases: Sequence[Case], runs: int | None) -> dict[str, Figures]:
+    """The figures of cases by name, medians of as many turns as the case wants, or of `runs`.
+
+    The cases take turns as well, so that a slow minute of the machine falls on all of them.
+    """
+    with ExitStack() as stack:
+        provider = stack.enter_context(Provider())
+        homes = [stack.enter_context(RelayHome(provider.url, provider.ca_file)) for _ in cases]
+        contests = [Contest(case, provider, home) for case, home in zip(cases, homes)]
+        turns: dict[str, list[Figures]] = {case.name: [] for case in cases}
+        last = runs or max(case.runs for case in cases)
+        for number in range(last):
+            show_progress(number, last)
+            for contest in contests:
+                if number < (runs or contest.case.runs):
+                    turns[contest.case.name].append(contest.turn())
+    return {name: middle(taken) for name, taken in turns.items()}

@@ -1,0 +1,122 @@
+"""Figures in a file, and what has changed since they were written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.contest import PYTHON, Figures
+from benchmarks.report import aligned
+from helpers.home import SCRIPT
+from helpers.script import load_script
+from helpers.usage import Usage
+
+# Larger changes are marked.
+NOTABLE = 0.10
+# Versions of what a delivery is made of.
+VERSIONS = """
+import platform, boto3, requests
+print(f"Python {platform.python_version()}, requests {requests.__version__}, boto3 {boto3.__version__}")
+"""
+
+
+class Change(NamedTuple):
+    """A cost as it was and as it is now; `counts` is whether its growth matters."""
+
+    was: float
+    now: float
+    counts: bool
+
+    @property
+    def growth(self) -> float:
+        """By how much it has grown: 0.1 for a tenth."""
+        return self.now / self.was - 1
+
+    @property
+    def worse(self) -> bool:
+        """Whether it has grown too much."""
+        return self.counts and self.growth > NOTABLE
+
+    def cells(self) -> list[str]:
+        """How a table shows it."""
+        mark = "!" if abs(self.growth) > NOTABLE else ""
+        return [f"{self.was:.3f}", f"{self.now:.3f}", f"{self.growth:+.1%}{mark}"]
+
+
+def save(file: Path, measured: Mapping[str, Figures]) -> None:
+    """Write figures, and what they were measured with."""
+    paths = {
+        name: {side: rounded(usage) for side, usage in figures._asdict().items()}
+        for name, figures in measured.items()
+    }
+    file.write_text(json.dumps({**surroundings(), "paths": paths}, indent=2) + "\n")
+
+
+def rounded(usage: Usage) -> dict[str, float]:
+    """Figures by name, as exact as they can be told."""
+    return {name: round(value, 4) for name, value in usage._asdict().items()}
+
+
+def surroundings() -> dict[str, str]:
+    """What the figures depend on besides the code."""
+    versions = subprocess.run([PYTHON, "-I", "-c", VERSIONS], capture_output=True, check=True, text=True)
+    return {
+        "version": load_script().VERSION,
+        "commit": commit(),
+        "software": versions.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} x {processor()}, {platform.release()}",
+    }
+
+
+def commit() -> str:
+    """What git calls this state of the sources; empty where there is no git, or no checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--tags"]
+    if not shutil.which(command[0]):
+        return ""
+    described = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
+    return described.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name."""
+    name = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return name[1] if name else "processor"
+
+
+def load(file: Path) -> tuple[str, dict[str, Figures]]:
+    """What the figures in a file were measured with, in a line, and the figures by path."""
+    content: dict[str, Any] = json.loads(file.read_text())
+    paths = {
+        name: Figures(Usage(**sides["ours"]), Usage(**sides["floor"]))
+        for name, sides in content.pop("paths").items()
+    }
+    return ", ".join(content.values()), paths
+
+
+def changes(was: Figures, now: Figures) -> list[Change]:
+    """What has become of the costs of a path.
+
+    Only processor time and memory count, in units of the floor's: seconds are those of one machine, and
+    what else that does changes even the ratio of wall times.
+    """
+    names, before, after = Usage._fields, was.ratios, now.ratios
+    in_floors = [Change(old, new, name != "wall") for name, old, new in zip(names, before, after)]
+    return [*in_floors, Change(was.ours.cpu, now.ours.cpu, False)]
+
+
+def compare(was: Mapping[str, Figures], now: Mapping[str, Figures]) -> tuple[str, list[str]]:
+    """A table of the changes, and the paths that cost more than a tenth more; of those in both."""
+    head = ["path"]
+    for cost in ("CPU / floor", "wall / floor", "memory / floor", "CPU s"):
+        head += [cost, "now", "change"]
+    found = {name: changes(was[name], now[name]) for name in now if name in was}
+    lines = [[name, *(cell for change in costs for cell in change.cells())] for name, costs in found.items()]
+    worse = [name for name, costs in found.items() if any(change.worse for change in costs)]
+    return aligned("<" + ">" * 12, [head, *lines]), worse
