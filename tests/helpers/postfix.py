@@ -22,14 +22,12 @@ SHIPPED_USER = "user=postfix-relay"
 SHIPPED_COMMAND = "argv=/opt/postfix-relay/postfix-api-relay"
 SHIPPED_MAXPROC = re.compile(r"^(apirelay(?:\s+\S+){5}\s+)1(\s+pipe)$", re.MULTILINE)
 
-# What a distribution's master.cf has, less the services that the relay has no use for. The queue manager
-# wakes up every 2 s and not every 300 s: a message whose delivery it finds under way when it starts, as
-# after a reload, has to wait for that.
+# What a distribution's master.cf has, less the services that the relay has no use for.
 SERVICES = """\
 127.0.0.1:{port} inet n - n - - smtpd
 pickup    unix  n       -       n       60      1       pickup
 cleanup   unix  n       -       n       -       0       cleanup
-qmgr      unix  n       -       n       2       1       qmgr
+qmgr      unix  n       -       n       {wakeup}       1       qmgr
 rewrite   unix  -       -       n       -       -       trivial-rewrite
 bounce    unix  -       -       n       -       0       bounce
 defer     unix  -       -       n       -       0       bounce
@@ -42,6 +40,13 @@ retry     unix  -       -       n       -       -       error
 anvil     unix  -       -       n       -       1       anvil
 postlog   unix-dgram n  -       n       -       1       postlogd
 """
+
+# A distribution's queue manager wakes up every 300 s. Tests do not wait for that: a message whose delivery it
+# finds under way when it starts, as after a reload, has to.
+SHIPPED_WAKEUP = 300
+TEST_WAKEUP = 2
+# No test waits for the shipped scans either: a deferred message comes back within seconds.
+TEST_SCANS = {"queue_run_delay": "2s", "minimal_backoff_time": "1s", "maximal_backoff_time": "1s"}
 
 PIPE_LINE = re.compile(
     r": (?P<queue_id>\w+): to=<(?P<recipient>[^>]*)>,(?: orig_to=<[^>]*>,)? relay=apirelay, .*"
@@ -111,7 +116,8 @@ class PrivatePostfix:
     the machine's own Postfix and never touches its configuration.
 
     COMMAND is what argv= begins with in place of the shipped path, USER owns its directory. MAXPROC is the
-    limit of parallel deliveries, SETTINGS are main.cf parameters that go over everything else.
+    limit of parallel deliveries, SETTINGS are main.cf parameters that go over everything else. AS_SHIPPED
+    leaves the times as the fragments and a distribution have them, for what measures them.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class PrivatePostfix:
         user: str = "nobody",
         maxproc: int = 1,
         settings: Mapping[str, str] | None = None,
+        as_shipped: bool = False,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="private-postfix-"))
         self.config = self.directory / "config"
@@ -129,8 +136,8 @@ class PrivatePostfix:
         self.log_file = self.directory / "mail.log"
         self.port = free_port()
         self._make_directories()
-        self._write_master(str(command), user, maxproc)
-        self._write_main(settings or {})
+        self._write_master(str(command), user, maxproc, SHIPPED_WAKEUP if as_shipped else TEST_WAKEUP)
+        self._write_main({**({} if as_shipped else TEST_SCANS), **(settings or {})})
 
     def _make_directories(self) -> None:
         # Postfix's own users pass through it to the queue.
@@ -142,13 +149,14 @@ class PrivatePostfix:
         owner = run("postconf", "-c", str(self.config), "-h", "mail_owner").strip()
         shutil.chown(self.data_directory, owner)
 
-    def _write_master(self, command: str, user: str, maxproc: int) -> None:
+    def _write_master(self, command: str, user: str, maxproc: int, wakeup: int) -> None:
         fragment = (PROJECT / "postfix" / "master.cf").read_text()
         fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
         fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
         fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
         assert found == 1, f"no maxproc of 1 in:\n{fragment}"
-        (self.config / "master.cf").write_text(SERVICES.format(port=self.port) + fragment)
+        services = SERVICES.format(port=self.port, wakeup=wakeup)
+        (self.config / "master.cf").write_text(services + fragment)
 
     def _write_main(self, settings: Mapping[str, str]) -> None:
         add_settings(self.config, fragment_settings(PROJECT / "postfix" / "main.cf"))
@@ -165,13 +173,8 @@ class PrivatePostfix:
             "mynetworks": "127.0.0.0/8",
             # No test waits for a name server.
             "smtpd_peername_lookup": "no",
-            # A deferred message comes back within seconds.
-            "queue_run_delay": "2s",
-            "minimal_backoff_time": "1s",
-            "maximal_backoff_time": "1s",
         }
         add_settings(self.config, [f"{name} = {value}" for name, value in {**private, **settings}.items()])
-
 
     def __enter__(self) -> PrivatePostfix:
         try:
@@ -200,7 +203,7 @@ class PrivatePostfix:
     def stop(self) -> None:
         """End Postfix and every command that it runs; nothing of it is alive afterwards. May be repeated."""
         for pid in self.processes():
-            if pid == self._master():
+            if pid == self.master():
                 signal_process(pid, signal.SIGTERM)
         if not self._gone_within(2):
             for pid in self.processes():
@@ -212,7 +215,7 @@ class PrivatePostfix:
         self.stop()
         shutil.rmtree(self.directory)
 
-    def _master(self) -> int:
+    def master(self) -> int:
         """The process id of master(8), 0 when it was never started."""
         try:
             return int((self.queue_directory / "pid" / "master.pid").read_text())
@@ -241,14 +244,15 @@ class PrivatePostfix:
     def smtp(
         self, sender: str, recipients: Sequence[str], message: str, source_address: str = "127.0.0.1"
     ) -> None:
-        """Submit MESSAGE over SMTP from SOURCE_ADDRESS, an address of 127.0.0.0/8 that plays a device.
+        """Submit MESSAGE, with LF line ends, over SMTP from SOURCE_ADDRESS, an address of 127.0.0.0/8 that
+        plays a device.
 
         Raises smtplib's errors when Postfix refuses it.
         """
         source = (source_address, 0)
         # With a name of its own, smtplib asks no name server for this host's.
         with smtplib.SMTP("127.0.0.1", self.port, "device.domain.com", 30, source) as client:
-            client.sendmail(sender, list(recipients), message.encode())
+            client.sendmail(sender, list(recipients), message.replace("\n", "\r\n").encode())
 
     def queue(self) -> list[dict[str, Any]]:
         """The queued messages, as postqueue -j describes them."""
