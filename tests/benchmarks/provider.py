@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from sandbox import Recorded, Sandbox
 
 
+class Taken(NamedTuple):
+    """A message that the provider accepted; `when` is monotonic seconds, of the request's arrival."""
+
+    when: float
+    subject: str
+    mailbox: str
+
+
 class Provider:
-    """A provider as a context manager; `url` is its base URL and `ca_file` its authority."""
+    """A provider as a context manager; `url` is its base URL, `ca_file` its authority, `pid` its process."""
 
     def __init__(self) -> None:
         self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -22,6 +33,7 @@ class Provider:
 
     def __enter__(self) -> Provider:
         self.url, self.ca_file = self._process.submit(_start, self._directory).result()
+        self.pid = self._process.submit(os.getpid).result()
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -34,6 +46,22 @@ class Provider:
     def requests(self) -> list[Recorded]:
         """The requests since the last question, which are forgotten then."""
         return self._process.submit(_requests).result()
+
+    def wait_for(self, count: int, patience: float) -> list[Taken]:
+        """What it has accepted since `requests` was asked for, once there are `count`.
+
+        Raises TimeoutError after `patience` seconds without an acceptance.
+        """
+        taken: list[Taken] = []
+        limit = time.monotonic() + patience
+        while len(taken) < count:
+            if fresh := self._process.submit(_taken, len(taken)).result():
+                taken += fresh
+                limit = time.monotonic() + patience
+            elif time.monotonic() > limit:
+                raise TimeoutError(f"{len(taken)} of {count} accepted, and none for {patience} s")
+            time.sleep(0.05)
+        return taken
 
 
 # What follows runs in the process of the sandbox.
@@ -57,3 +85,8 @@ def _requests() -> list[Recorded]:
     sandbox.requests.clear()
     sandbox.accepted.clear()
     return seen
+
+
+def _taken(known: int) -> list[Taken]:
+    accepted = _running[0].accepted[known:]
+    return [Taken(message.when, message.subject, message.mailbox) for message in accepted]

@@ -11,7 +11,8 @@ from conftest import Figures
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix
-from sandbox import Answer, Recorded, Sandbox, graph_error
+from helpers.storm_figures import busiest
+from sandbox import Answer, Sandbox, graph_error
 
 # The same faults in every run: a failure can be looked into.
 SEED = 20261122
@@ -48,17 +49,6 @@ def faults(messages: int) -> list[str]:
     return plan
 
 
-def busiest_minute(requests: list[Recorded]) -> int:
-    """The most sendMail requests in any 60 seconds of the provider's clock."""
-    times = sorted(request.when for request in requests if request.role == "sendMail")
-    most = first = 0
-    for last, when in enumerate(times):
-        while times[first] <= when - WINDOW:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
-
-
 def test_every_message_is_accepted_and_no_minute_is_overfull(
     home: RelayHome, sandbox: Sandbox, soaked: PrivatePostfix, nightly: bool, figures: Figures
 ) -> None:
@@ -81,7 +71,7 @@ def test_every_message_is_accepted_and_no_minute_is_overfull(
     outcomes = collections.Counter(outcome.status for outcome in soaked.outcomes())
     withheld = sum(kind in WITHHELD for kind in plan)
     duplicates = sum(accepted.values()) - len(accepted)
-    busiest = busiest_minute(sandbox.requests)
+    busiest_minute = busiest([seen.when for seen in sandbox.requests if seen.role == "sendMail"], WINDOW)
     figures(
         f"soak, seed {SEED}",
         messages=messages,
@@ -92,11 +82,11 @@ def test_every_message_is_accepted_and_no_minute_is_overfull(
         lost=messages - len(accepted),
         answers_withheld_after_acceptance=withheld,
         duplicates=duplicates,
-        busiest_minute=f"{busiest} of {limit}",
+        busiest_minute=f"{busiest_minute} of {limit}",
     )
     assert set(accepted) == {f"soak {number}" for number in range(messages)}
     assert outcomes["bounced"] == 0
     assert outcomes["sent"] == messages
     # An answer that was withheld costs one duplicate, and nothing else does.
     assert duplicates == withheld
-    assert busiest <= limit
+    assert busiest_minute <= limit
