@@ -12,7 +12,7 @@ import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
-from helpers.pipe import Delivery
+from helpers.waiting import expect_full
 from sandbox import Answer, Sandbox, ses_query_error
 
 STATE = ".rate-limit-state"
@@ -32,15 +32,6 @@ def fill(home: RelayHome, count: int, ago: float = 1.0, **more: object) -> None:
     """A window with this many calls, which ended some seconds ago."""
     call = [now() - ago, now() - ago, 1]
     home.put(STATE, json.dumps({"calls": [call] * count, **more}).encode())
-
-
-def expect_full(delivery: Delivery, count: str) -> None:
-    assert delivery == (
-        "deferred",
-        "4.4.5",
-        75,
-        f"4.4.5 rate limit reached ({count} per minute), deferring".encode(),
-    )
 
 
 def test_a_full_window_defers(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:

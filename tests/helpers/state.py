@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from helpers.home import RelayHome
@@ -27,8 +28,14 @@ def read(home: RelayHome, name: str) -> dict[str, Any]:
 
 def fill_window(home: RelayHome, calls: int) -> None:
     """Let so many calls have ended just now."""
+    put_calls(home, [0.0] * calls)
+
+
+def put_calls(home: RelayHome, ages: Iterable[float]) -> None:
+    """Let these be the calls in the window, each so many seconds after its end."""
     now = clock()
-    home.put(WINDOW, json.dumps({"calls": [[now - 1, now, 1]] * calls}).encode())
+    calls = [[now - age - 1, now - age, 1] for age in ages]
+    home.put(WINDOW, json.dumps({"calls": calls}).encode())
 
 
 def hold_notices(home: RelayHome, kind: str, held: dict[str, int], age: float) -> None:

@@ -1,0 +1,264 @@
+"""A delivery that finds the window full waits for its slot, if that is allowed and soon enough."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Deliver
+from helpers.accounting import read_process
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.parallel import each
+from helpers.script import change_constants
+from helpers.state import held_notices
+from helpers.storm_figures import busiest
+from helpers.variants import use_ses
+from helpers.waiting import SOON, Start, background, expect_full, occupy, processes
+from sandbox import Answer, Sandbox, graph_error
+
+STRANGER = "stranger@else.com"
+
+
+@pytest.fixture
+def start(home: RelayHome) -> Iterator[Start]:
+    """Starts a delivery in the background."""
+    with background(home) as function:
+        yield function
+
+
+def sent_at(sandbox: Sandbox) -> dict[str, float]:
+    """When the provider got the messages that it accepted, by subject, in this order."""
+    return {message.subject: message.when for message in sandbox.accepted}
+
+
+def expect_just_after(moment: float, opened: float) -> None:
+    """Assert that a request came when its slot was open, and not much later."""
+    assert opened <= moment <= opened + SOON
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time of a process so far."""
+    process = read_process(pid)
+    assert process, "it has ended"
+    return process.first_thread
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that a process has had so far, in KiB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("provider", ["graph", "ses"])
+def test_a_slot_is_taken_as_it_opens(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
+) -> None:
+    if provider == "ses":
+        use_ses(home)
+    opened, _ = occupy(home, 1.5, 40)
+    assert deliver(mail(Subject="waits"), "to@external.com") == ("sent", "2.0.0", 0, b"")
+    assert list(sent_at(sandbox)) == ["waits"]
+    assert min(request.when for request in sandbox.requests) >= opened
+    expect_just_after(sent_at(sandbox)["waits"], opened)
+
+
+def test_a_slot_that_opens_too_late_is_not_waited_for(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    occupy(home, 10, 20, wait=5)
+    began = time.monotonic()
+    expect_full(deliver(mail(), "to@external.com"), "2/2")
+    assert time.monotonic() - began < SOON
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("wait", [None, 0])
+def test_without_leave_nobody_waits(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, wait: int | None
+) -> None:
+    occupy(home, 3)
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_MAX_WAIT_SECONDS=wait)
+    began = time.monotonic()
+    expect_full(deliver(mail(), "to@external.com"), "1/1")
+    assert time.monotonic() - began < SOON
+    assert sandbox.requests == []
+
+
+def test_the_slot_of_a_waiter_is_no_one_elses(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
+    [opened] = occupy(home, 2.5)
+    first = start("first")
+    second = start("second").result(0)
+    assert (second.verdict, second.dsn, second.status) == ("deferred", "4.4.5", 75)
+    assert re.search(r"rate limit reached \(\d+/1 per minute\), deferring", second.text)
+    assert first.result().verdict == "sent"
+    expect_just_after(sent_at(sandbox)["first"], opened)
+    assert len(sandbox.accepted) == 1
+
+
+def test_first_in_first_out(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
+    opened = occupy(home, 3, 3.7, 4.4, 5.1)
+    names = ["one", "two", "three", "four"]
+    waiting = [start(name) for name in names]
+    assert [delivery.result().verdict for delivery in waiting] == ["sent"] * 4
+    assert list(sent_at(sandbox)) == names
+    for name, slot in zip(names, opened):
+        expect_just_after(sent_at(sandbox)[name], slot)
+
+
+def test_a_newcomer_does_not_pass_who_waits(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
+    occupy(home, 1.5)
+    waiting = start("waits")
+    [pid] = processes(home, "waits")
+    # It sleeps through the moment at which its slot opens, as a busy machine may let it.
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    newcomer = start("newcomer")
+    os.kill(pid, signal.SIGCONT)
+    assert waiting.result().verdict == "sent"
+    assert newcomer.result().verdict == "deferred"
+    assert list(sent_at(sandbox)) == ["waits"]
+
+
+def test_four_at_a_time_never_pass_the_limit_and_nobody_starves(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    window, limit = 3, 3
+    change_constants(home, WINDOW_SECONDS=window)
+    # Of four at a time the last has to wait for two windows at most. Who starves would be deferred.
+    home.configure(RATE_LIMIT_PER_MINUTE=limit, RATE_LIMIT_MAX_WAIT_SECONDS=2 * window + 1)
+    names = [f"number {number}" for number in range(10)]
+    deliveries = each(lambda name: deliver(mail(Subject=name), "to@external.com"), names, workers=4)
+    assert [delivery.verdict for delivery in deliveries] == ["sent"] * len(names)
+    assert sorted(sent_at(sandbox)) == names
+    assert busiest(list(sent_at(sandbox).values()), window) == limit
+
+
+def test_who_waits_holds_no_lock(home: RelayHome, start: Start) -> None:
+    occupy(home, 3)
+    waiting = start("waits")
+    directory = os.open(home.path, os.O_RDONLY)
+    try:
+        for _ in range(10):
+            before = time.monotonic()
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            # Nobody waits for a lock that is held for as long as a state file takes to write.
+            assert time.monotonic() - before < 0.2
+            fcntl.flock(directory, fcntl.LOCK_UN)
+            time.sleep(0.05)
+    finally:
+        os.close(directory)
+    assert not waiting.done()
+    assert waiting.result().verdict == "sent"
+
+
+def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
+    sandbox: Sandbox, home: RelayHome, start: Start
+) -> None:
+    use_ses(home)
+    occupy(home, 4)
+    body = b"A line of text.\n" * (20 * 1024 * 1024 // 16)
+    waiting = start("large", body)
+    [pid] = processes(home, "large")
+    before = cpu(pid)
+    time.sleep(2.5)
+    assert cpu(pid) - before < 0.005
+    assert peak_memory(pid) <= 20 * 1024
+    assert not waiting.done()
+    assert waiting.result().verdict == "sent"
+    [message] = sandbox.accepted
+    assert message.raw.endswith(b"\r\n\r\n" + body.replace(b"\n", b"\r\n"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_keeps_the_mail_and_gives_the_slot_to_the_next(
+    sandbox: Sandbox, home: RelayHome, start: Start, number: signal.Signals
+) -> None:
+    opened = occupy(home, 2.5, 3.5)
+    struck, behind = start("struck"), start("behind")
+    [pid] = processes(home, "struck")
+    os.kill(pid, number)
+    delivery = struck.result(SOON)
+    assert delivery.verdict == "deferred"
+    assert delivery.status in (75, -number)
+    assert sandbox.requests == []
+    later = start("later")
+    assert [behind.result().verdict, later.result().verdict] == ["sent", "sent"]
+    # Two slots for two: neither of them was lost with who was to have it.
+    assert max(sent_at(sandbox).values()) <= opened[1] + SOON
+
+
+def test_a_pause_that_begins_in_the_wait_is_kept(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
+    """One message is on its way, another waits; then the provider asks for fewer."""
+    [opened, _] = occupy(home, 3, -1)
+    answer = graph_error(429, "ApplicationThrottled", "Too many requests.", {"Retry-After": "30"})
+    sandbox.answer("sendMail", answer._replace(delay=1.5))
+    refused, waiting = start("refused"), start("waits")
+    assert refused.result().dsn == "4.4.5"
+    delivery = waiting.result()
+    assert delivery[:3] == ("deferred", "4.4.5", 75)
+    assert "the provider asked for a pause, deferring until" in delivery.text
+    assert time.monotonic() < opened + SOON
+    assert [request.role for request in sandbox.requests].count("sendMail") == 1
+
+
+def test_a_notice_does_not_pass_who_waits(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
+    """SES's notices have no slots of their own: the one that opens belongs to the message that waits."""
+    use_ses(home)
+    occupy(home, 1.5, -1)
+    sandbox.answer("ses", Answer(delay=2))
+    noticed, waiting = start("noticed", sender=STRANGER), start("waits")
+    [pid] = processes(home, "waits")
+    os.kill(pid, signal.SIGSTOP)
+    assert noticed.result().verdict == "sent"
+    assert list(sent_at(sandbox)) == ["noticed"]
+    assert held_notices(home, "override") == {STRANGER: 1}
+    os.kill(pid, signal.SIGCONT)
+    assert waiting.result().verdict == "sent"
+    assert list(sent_at(sandbox)) == ["noticed", "waits"]
+
+
+def test_each_sender_has_a_window_of_its_own(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_SCOPE="sender", NOTIFY_ON_OVERRIDE=False)
+    assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
+    # Those that go out from the default address share its mailbox.
+    for sender in ("alerts@domain.com", "ALERTS@Domain.com", STRANGER, "MAILER-DAEMON"):
+        expect_full(deliver(mail(), "to@external.com", sender=sender), "1/1", "alerts@domain.com")
+    assert deliver(mail(From=None), "to@external.com", sender="network@domain.com").verdict == "sent"
+    full = deliver(mail(From=None), "to@external.com", sender="network@domain.com")
+    expect_full(full, "1/1", "network@domain.com")
+    assert len(sandbox.accepted) == 2
+    assert [file.name for file in home.path.glob(".rate-limit-state*")] == [".rate-limit-state"]
+
+
+@pytest.mark.parametrize("scope", [None, "relay"])
+def test_otherwise_all_senders_share_one(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, scope: str | None
+) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_SCOPE=scope)
+    assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
+    expect_full(deliver(mail(From=None), "to@external.com", sender="network@domain.com"), "1/1")
+    assert len(sandbox.accepted) == 1
+
+
+def test_a_sender_that_waits_holds_up_no_other(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, start: Start
+) -> None:
+    change_constants(home, WINDOW_SECONDS=3)
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_MAX_WAIT_SECONDS=10, RATE_LIMIT_SCOPE="sender")
+    assert deliver(mail(Subject="first"), "to@external.com").verdict == "sent"
+    waiting = start("waits")
+    other = deliver(mail(From=None, Subject="other"), "to@external.com", sender="network@domain.com")
+    assert other.verdict == "sent"
+    assert not waiting.done()
+    assert waiting.result().verdict == "sent"
+    sent = sent_at(sandbox)
+    assert list(sent) == ["first", "other", "waits"]
+    assert sent["waits"] - sent["first"] >= 3

@@ -1,0 +1,78 @@
+"""Deliveries that wait for a slot in the window."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable
+
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.pipe import Delivery, pipe
+from helpers.state import put_calls
+
+WINDOW_SECONDS = 60
+# A start of the relay, a token and the call itself, on a machine that runs other tests as well.
+SOON = 2.0
+# From the record of a delivery's begin until it waits.
+SETTLED = 0.3
+
+# Starts a delivery of a message with this subject, which is its queue id, too.
+Start = Callable[..., "Future[Delivery]"]
+
+
+def occupy(home: RelayHome, *seconds: float, wait: int = 20, **config: object) -> list[float]:
+    """Fill the window so that a slot opens after each of these times, and let deliveries wait for one.
+
+    Returns the monotonic times at which they open.
+    """
+    home.configure(RATE_LIMIT_PER_MINUTE=len(seconds), RATE_LIMIT_MAX_WAIT_SECONDS=wait, **config)
+    put_calls(home, [WINDOW_SECONDS - opens for opens in seconds])
+    return [time.monotonic() + opens for opens in seconds]
+
+
+def expect_full(delivery: Delivery, count: str, mailbox: str = "") -> None:
+    """Assert that a delivery was deferred because of the window, of a mailbox's own if one is given, which
+    holds "calls/limit"."""
+    whose = f" for {mailbox}" if mailbox else ""
+    text = f"4.4.5 rate limit reached ({count} per minute{whose}), deferring"
+    assert delivery == ("deferred", "4.4.5", 75, text.encode())
+
+
+@contextmanager
+def background(home: RelayHome) -> Iterator[Start]:
+    """A function that starts a delivery, as `pipe` does it, and returns once that waits or has ended."""
+    with ThreadPoolExecutor(16) as threads:
+
+        def start(subject: str, body: bytes = b"Text.\n", **options: str) -> Future[Delivery]:
+            message = mail(body, Subject=subject)
+            delivery = threads.submit(pipe, home, message, "to@external.com", queue_id=subject, **options)  # type: ignore[arg-type]
+            wait_until(lambda: delivery.done() or f"queue_id='{subject}'" in home.log())
+            time.sleep(SETTLED)
+            return delivery
+
+        yield start
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Return once the condition is true; AssertionError after so many seconds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def processes(home: RelayHome, queue_id: str = "") -> list[int]:
+    """The ids of the relay's processes, for one message or all."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(home.script).encode() in words and (not queue_id or queue_id.encode() in words):
+            found.append(int(entry.name))
+    return found

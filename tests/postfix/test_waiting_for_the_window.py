@@ -1,0 +1,150 @@
+"""Deliveries that wait for a slot in the window, under a real Postfix that may end meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.postfix import PrivatePostfix, signal_process
+from helpers.script import change_constants
+from helpers.storm_figures import busiest
+from helpers.waiting import SETTLED, occupy, processes, wait_until
+from sandbox import Sandbox
+
+WINDOW = 3
+LIMIT = 3
+MESSAGES = 8
+# More than a pipe holds: pipe(8) is still writing it while the relay waits.
+BODIES = {"small": "Text.\n", "large": "A line of text.\n" * 60_000}
+
+
+@pytest.fixture
+def four(home: RelayHome) -> Iterator[PrivatePostfix]:
+    """A Postfix that runs four deliveries at a time."""
+    with PrivatePostfix(home.script, user=home.account.pw_name, maxproc=4) as running:
+        yield running
+
+
+@pytest.fixture
+def patient(home: RelayHome) -> Iterator[PrivatePostfix]:
+    """A Postfix that soon starts a daemon again that has died."""
+    settings = {"transport_retry_time": "1s", "service_throttle_time": "1s"}
+    with PrivatePostfix(home.script, user=home.account.pw_name, settings=settings) as running:
+        yield running
+
+
+def submit(postfix: PrivatePostfix, subject: str, body: str = "Text.\n") -> None:
+    postfix.smtp("alerts@domain.com", ["to@external.com"], mail(body.encode(), Subject=subject).decode())
+
+
+def submit_waiting(
+    home: RelayHome, postfix: PrivatePostfix, seconds: float, body: str = "Text.\n"
+) -> tuple[float, int]:
+    """Submit a message that has to wait; when its slot opens, and the id of the process that waits."""
+    [opened] = occupy(home, seconds)
+    submit(postfix, "waits", body)
+    wait_until(lambda: "] PROCESSING:" in home.log())
+    time.sleep(SETTLED)
+    [pid] = processes(home)
+    return opened, pid
+
+
+def subjects(sandbox: Sandbox) -> list[str]:
+    return [message.subject for message in sandbox.accepted]
+
+
+def storm(home: RelayHome, postfix: PrivatePostfix) -> list[str]:
+    """Submit more messages than two windows hold, and wait until all are gone; their subjects."""
+    change_constants(home, WINDOW_SECONDS=WINDOW)
+    home.configure(RATE_LIMIT_PER_MINUTE=LIMIT, RATE_LIMIT_MAX_WAIT_SECONDS=10 * WINDOW)
+    names = [f"storm {number}" for number in range(MESSAGES)]
+    for name in names:
+        submit(postfix, name)
+    postfix.wait_until_empty()
+    return names
+
+
+def expect_one_start_for_each(home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix) -> None:
+    """Assert that nothing was deferred, and that no window held more than the limit."""
+    assert home.log().count("] PROCESSING:") == MESSAGES
+    assert [outcome.status for outcome in postfix.outcomes()] == ["sent"] * MESSAGES
+    assert busiest([message.when for message in sandbox.accepted], WINDOW) == LIMIT
+
+
+def test_one_at_a_time_the_queue_is_the_waiting_line(
+    home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix
+) -> None:
+    names = storm(home, postfix)
+    assert subjects(sandbox) == names
+    expect_one_start_for_each(home, sandbox, postfix)
+
+
+def test_four_at_a_time_never_pass_the_limit_and_nobody_starves(
+    home: RelayHome, sandbox: Sandbox, four: PrivatePostfix
+) -> None:
+    names = storm(home, four)
+    assert sorted(subjects(sandbox)) == names
+    expect_one_start_for_each(home, sandbox, four)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_in_the_wait_keeps_the_mail(
+    home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix, number: signal.Signals
+) -> None:
+    _, pid = submit_waiting(home, postfix, 3)
+    os.kill(pid, number)
+    [outcome] = postfix.wait_for("the attempt", postfix.outcomes)
+    assert (outcome.status, outcome.dsn[0]) == ("deferred", "4")
+    assert sandbox.requests == []
+    postfix.wait_until_empty()
+    assert subjects(sandbox) == ["waits"]
+
+
+def end_of_daemons(postfix: PrivatePostfix, how: str) -> None:
+    """End Postfix as `postfix stop` does, or only the pipe(8) that writes to the relay, as a crash does."""
+    if how == "stop":
+        signal_process(postfix.master(), signal.SIGTERM)
+    else:
+        [pid] = [pid for pid in postfix.processes() if name(pid) == "pipe"]
+        os.kill(pid, signal.SIGKILL)
+
+
+def name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+@pytest.mark.parametrize("size", BODIES)
+@pytest.mark.parametrize("how", ["stop", "crash"])
+def test_who_waits_for_a_postfix_that_ended_sends_nothing(
+    home: RelayHome, sandbox: Sandbox, patient: PrivatePostfix, how: str, size: str
+) -> None:
+    opened, pid = submit_waiting(home, patient, 2.5, BODIES[size])
+    end_of_daemons(patient, how)
+    # At the latest when its slot opens it sees that nobody would hear of a delivery.
+    wait_until(lambda: pid not in processes(home), opened - time.monotonic() + 2)
+    if how == "stop":
+        assert sandbox.requests == []
+        assert "] DELIVERED:" not in home.log()
+        wait_until(lambda: not patient.processes())
+        patient.start()
+    patient.wait_until_empty()
+    [message] = sandbox.accepted
+    assert message.message.get_payload() == BODIES[size].replace("\n", "\r\n")
+    assert home.log().count("] DELIVERED:") == 1
+
+
+def test_a_reload_in_the_wait_changes_nothing(
+    home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix
+) -> None:
+    opened, _ = submit_waiting(home, postfix, 2.5)
+    postfix.reload()
+    postfix.wait_until_empty()
+    [message] = sandbox.accepted
+    assert message.when >= opened
+    assert [outcome.status for outcome in postfix.outcomes()] == ["sent"]
