@@ -262,3 +262,15 @@ def test_a_sender_that_waits_holds_up_no_other(
     sent = sent_at(sandbox)
     assert list(sent) == ["first", "other", "waits"]
     assert sent["waits"] - sent["first"] >= 3
+
+
+def test_one_message_of_a_mailbox_waits_and_the_others_leave_the_processes_to_others(
+    sandbox: Sandbox, home: RelayHome, start: Start
+) -> None:
+    occupy(home, 3.0, RATE_LIMIT_SCOPE="sender")
+    first = start("first")
+    began = time.monotonic()
+    expect_full(start("second").result(), "1/1", "alerts@domain.com")
+    assert time.monotonic() - began < SOON
+    assert first.result().verdict == "sent"
+    assert [message.subject for message in sandbox.accepted] == ["first"]

@@ -1,0 +1,43 @@
+"""The shipped example's limits are what an installation runs with that starts from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import Deliver
+from helpers.home import SCRIPT, RelayHome
+from helpers.mail import mail
+from helpers.state import put_calls
+from helpers.variants import use_ses
+from sandbox import Sandbox
+
+EXAMPLE = json.loads((SCRIPT.parent / "relay-config.json.example").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def example(home: RelayHome) -> RelayHome:
+    """A home with the example's configuration, and the sandbox's authority."""
+    config = json.loads((home.path / "relay-config.json").read_text())
+    content = {**EXAMPLE, "CA_BUNDLE": config["CA_BUNDLE"]}
+    home.put("relay-config.json", json.dumps(content).encode(), 0o644)
+    return home
+
+
+def test_a_message_waits_for_its_place_in_graphs_limit(
+    sandbox: Sandbox, example: RelayHome, deliver: Deliver
+) -> None:
+    put_calls(example, [59.0] * 27 + [57.0])
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    assert "WAITING: rate limit reached (28/28 per minute), a place opens at " in example.log()
+
+
+def test_the_limit_of_ses_is_the_accounts(sandbox: Sandbox, example: RelayHome, deliver: Deliver) -> None:
+    limits = {key: value for key, value in EXAMPLE.items() if key.startswith("RATE_LIMIT")}
+    use_ses(example)
+    content = json.loads((example.path / "relay-config.json").read_text())
+    example.put("relay-config.json", json.dumps({**content, **limits}).encode(), 0o644)
+    sandbox.max_send_rate = 2.5
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    state = json.loads((example.path / ".rate-limit-state").read_text())
+    assert state["quota"]["limit"] == 150
