@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import grp
 import gzip
+import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
-from helpers.pipe import pipe
-from helpers.postfix import PROJECT, replaced, run
+from helpers.pipe import Delivery, pipe
+from helpers.rotation import configure, logs, rotate
+from helpers.strace import command
+from helpers.waiting import wait_until
 
 NOWHERE = "https://localhost:1"
+RECIPIENT = "to@external.com"
+RECORD = re.compile(r"\] (DELIVERED|PROCESSING): .* queue_id='([^']+)'")
+# How logrotate's name ends for a log that it finds where it is about to create one.
+ASIDE = ".backup"
+PAUSE_MICROSECONDS = 3_000_000
 
 
 @pytest.fixture
@@ -25,37 +34,32 @@ def installation() -> Iterator[RelayHome]:
 
 @pytest.fixture
 def rotation(installation: RelayHome, tmp_path: Path) -> Path:
-    """The shipped file for that home, under the setting of distributions that name old logs by date."""
-    shipped = (PROJECT / "logrotate" / "postfix-api-relay").read_text()
-    user = installation.account.pw_name
-    owner = f"{user} {grp.getgrgid(installation.account.pw_gid).gr_name}"
-    text = replaced(shipped, "/opt/postfix-relay/", f"{installation.path}/")
-    text = replaced(text, "su postfix-relay postfix-relay", f"su {owner}")
-    text = replaced(text, "create 0644 postfix-relay postfix-relay", f"create 0644 {owner}")
-    configuration = tmp_path / "logrotate.conf"
-    configuration.write_text(f"dateext\n{text}")
-    configuration.chmod(0o644)
-    return configuration
+    """The shipped file for that home."""
+    return configure(installation, tmp_path)
 
 
-def rotate(configuration: Path) -> None:
-    """Rotate now, as if a week had passed."""
-    run("logrotate", "--force", "--state", str(configuration.with_suffix(".state")), str(configuration))
+def send(home: RelayHome, name: str) -> Delivery:
+    return pipe(home, mail(Subject=name), RECIPIENT, queue_id=name)
 
 
-def logs(home: RelayHome) -> list[str]:
-    """The names of the log and of what was rotated away, in order."""
-    return sorted(path.name for path in home.path.glob(f"{LOG}*"))
+def have_ended(deliveries: list[Future[Delivery]], count: int) -> bool:
+    return sum(delivery.done() for delivery in deliveries) >= count
+
+
+def text(file: Path) -> str:
+    """What a log says, compressed or not."""
+    data = file.read_bytes()
+    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
 
 
 def test_the_relay_writes_on_after_a_rotation(installation: RelayHome, rotation: Path) -> None:
-    pipe(installation, mail(Subject="before"), "to@external.com", queue_id="before")
+    send(installation, "before")
     rotate(rotation)
     new = installation.path / LOG
     assert (new.read_text(), new.stat().st_mode & 0o7777) == ("", 0o644)
     assert new.stat().st_uid == installation.account.pw_uid
     assert "before" in (installation.path / f"{LOG}.1").read_text()
-    pipe(installation, mail(Subject="after"), "to@external.com", queue_id="after")
+    send(installation, "after")
     assert "queue_id='after'" in new.read_text()
     assert "before" not in new.read_text()
 
@@ -69,7 +73,7 @@ def test_four_old_logs_are_kept_and_the_older_three_compressed(
     assert logs(installation) == [LOG, f"{LOG}.1", f"{LOG}.2.gz", f"{LOG}.3.gz", f"{LOG}.4.gz"]
     assert (installation.path / f"{LOG}.1").read_text() == "week 5\n"
     oldest = installation.path / f"{LOG}.4.gz"
-    assert gzip.decompress(oldest.read_bytes()) == b"week 2\n"
+    assert text(oldest) == "week 2\n"
     assert oldest.stat().st_uid == installation.account.pw_uid
 
 
@@ -79,3 +83,48 @@ def test_an_empty_or_missing_log_is_left_alone(installation: RelayHome, rotation
     installation.put(LOG, b"", 0o644)
     rotate(rotation)
     assert logs(installation) == [LOG]
+
+
+def test_no_line_is_lost_in_two_rotations_while_deliveries_go_on(home: RelayHome, tmp_path: Path) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=0)
+    # As the installation leaves it.
+    home.put(LOG, b"", 0o644)
+    configuration = configure(home, tmp_path)
+    names = [f"mail-{number}" for number in range(30)]
+    with ThreadPoolExecutor(3) as threads:
+        deliveries = [threads.submit(send, home, name) for name in names]
+        for ended in (10, 20):
+            wait_until(partial(have_ended, deliveries, ended))
+            rotate(configuration)
+    assert {delivery.result().verdict for delivery in deliveries} == {"sent"}
+
+    written = {name: text(home.path / name) for name in logs(home)}
+    records = RECORD.findall("".join(written.values()))
+    assert sorted(records) == sorted((kind, name) for kind in ("DELIVERED", "PROCESSING") for name in names)
+    regular = [name for name in written if not name.endswith(ASIDE)]
+    assert regular == [LOG, f"{LOG}.1", f"{LOG}.2.gz"]
+    for name in regular:
+        status = (home.path / name).stat()
+        assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (
+            *(0o644, home.account.pw_uid, home.account.pw_gid),
+        )
+        assert "DELIVERED: " in written[name]
+
+
+def test_what_is_logged_before_the_new_log_is_there_is_put_aside(
+    installation: RelayHome, rotation: Path, tmp_path: Path
+) -> None:
+    """Between renaming the old log and creating the new one, the relay makes one of its own."""
+    log = installation.put(LOG, b"old\n", 0o644)
+    pause = ["-P", str(log), "-e", f"inject=rename:delay_exit={PAUSE_MICROSECONDS}:when=1"]
+    with ThreadPoolExecutor(1) as thread:
+        rotated = thread.submit(rotate, rotation, command(tmp_path / "calls", pause))
+        wait_until(lambda: not log.exists())
+        assert send(installation, "between").verdict == "deferred"
+        assert not rotated.done()
+    rotated.result()
+
+    assert (log.read_text(), log.stat().st_mode & 0o7777) == ("", 0o644)
+    assert text(installation.path / f"{LOG}.1") == "old\n"
+    [aside] = (name for name in logs(installation) if name.endswith(ASIDE))
+    assert RECORD.findall(text(installation.path / aside)) == [("PROCESSING", "between")]
