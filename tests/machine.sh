@@ -10,11 +10,12 @@ fail() {
     exit 1
 }
 
-# missing COMMAND_OR_MODULE PACKAGE...: the packages whose command or python:MODULE is not there.
+# missing THING PACKAGE...: the packages whose command, python:MODULE or /PATTERN of a file is not there.
 # Arguments are pairs; prints the packages, one to a line.
 missing() {
     while [ $# -ge 2 ]; do
         case $1 in
+            /*) compgen -G "$1" >/dev/null || echo "$2" ;;
             python:*) "$PYTHON" -I -c "import ${1#python:}" 2>/dev/null || echo "$2" ;;
             *) PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || echo "$2" ;;
         esac
@@ -39,8 +40,8 @@ apt_install() (
     apt-get update -q && apt-get install -q -y --no-install-recommends "$@"
 )
 
-# install_packages COMMAND_OR_MODULE DEBIAN_PACKAGE FEDORA_PACKAGE ...: arguments are triples; installs the
-# packages of those that are missing.
+# install_packages THING DEBIAN_PACKAGE FEDORA_PACKAGE ...: arguments are triples; installs the packages of
+# what is missing.
 install_packages() {
     local manager column wanted=() pairs=()
     if command -v apt-get >/dev/null; then

@@ -28,7 +28,10 @@ install_packages \
     logrotate logrotate logrotate \
     strace strace strace \
     checkmodule checkpolicy checkpolicy \
-    semodule_package semodule-utils policycoreutils
+    semodule_package semodule-utils policycoreutils \
+    sesearch setools setools-console \
+    matchpathcon selinux-utils libselinux-utils \
+    '/etc/selinux/*/policy/policy.*' selinux-policy-default selinux-policy-targeted
 
 make_venv .venv "$PYTHON" pyproject.toml '.[test]'
 # pip builds in the source's own directory.

@@ -13,6 +13,8 @@ from helpers.home import RelayHome
 from helpers.pipe import Delivery, pipe
 
 LINE = re.compile(r"\d+ +(?P<text>(?P<name>\w+)\(.*)")
+UNFINISHED = " <unfinished ...>"
+RESUMED = re.compile(r"\d+ +<\.\.\. \w+ resumed>")
 # A log record starts with its time; what the record is about must not be cut off.
 SHOWN_BYTES = 64
 
@@ -45,6 +47,20 @@ class Traced(NamedTuple):
 
     delivery: Delivery
     calls: list[Call]
+
+
+def whole_lines(text: str) -> str:
+    """strace's output with the calls in one piece during which another process ran."""
+    begun: dict[str, str] = {}
+    whole = []
+    for line in text.splitlines():
+        process = line.partition(" ")[0]
+        resumed = RESUMED.match(line)
+        if line.endswith(UNFINISHED):
+            begun[process] = line[: -len(UNFINISHED)]
+        else:
+            whole.append(begun.pop(process) + line[resumed.end() :] if resumed else line)
+    return "\n".join(whole)
 
 
 def read_calls(text: str) -> list[Call]:

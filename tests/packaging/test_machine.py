@@ -19,7 +19,9 @@ install_packages \
     no-such-command for-debian for-fedora \
     sort debian-coreutils fedora-coreutils \
     python:no_such_module python3-debian python3-fedora \
-    python:json never never
+    python:json never never \
+    '/no/such/*' debian-file fedora-file \
+    '/et*' never never
 """
 
 
@@ -40,7 +42,7 @@ def add_manager(programs: Path, status: int = 0) -> None:
 
 
 def install(programs: Path) -> subprocess.CompletedProcess[str]:
-    """Run the installation of two things that are there and two that are not."""
+    """Run the installation of three things that are there and three that are not."""
     return subprocess.run(
         ["bash", "-c", INSTALL, "machine", sys.executable],
         cwd=PROJECT,
@@ -57,7 +59,7 @@ def test_only_what_is_missing_is_installed_and_no_question_asked(programs: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         *("install", "-y", "--setopt=install_weak_deps=False"),
-        *("for-fedora", "python3-fedora"),
+        *("fedora-file", "for-fedora", "python3-fedora"),
     ]
 
 
@@ -65,7 +67,7 @@ def test_a_failed_installation_ends_the_run(programs: Path) -> None:
     add_manager(programs, status=1)
     done = install(programs)
     assert done.returncode == 1
-    assert "could not install: for-fedora python3-fedora" in done.stderr
+    assert "could not install: fedora-file for-fedora python3-fedora" in done.stderr
 
 
 def test_an_unknown_distribution_ends_the_run(programs: Path) -> None:
