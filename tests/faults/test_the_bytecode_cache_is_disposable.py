@@ -12,6 +12,7 @@ from conftest import Deliver
 from helpers.home import SCRIPT, RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
+from helpers.script import load_script
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 HEADER = 16
@@ -129,5 +130,4 @@ def test_the_check_of_the_guide_makes_the_cache(home: RelayHome, deliver: Delive
 
 def test_the_first_line_is_the_one_that_the_script_starts_itself_with() -> None:
     first_line = SCRIPT.read_text().partition("\n")[0]
-    command = first_line.partition("-Ic")[2]
-    assert f"FIRST_LINE = '{command}'".replace('b"\\n', 'b"\\\\n') in SCRIPT.read_text()
+    assert first_line == f"#!/usr/bin/python3 -Ic{load_script().FIRST_LINE}"
