@@ -1,0 +1,25 @@
+"""A program that is there in part, by a full disk or a copy under way, never says that a message went out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import Deliver
+from helpers.home import SCRIPT, RelayHome
+from helpers.mail import mail
+from sandbox import Sandbox
+
+WHOLE = SCRIPT.read_bytes()
+FIRST_LINE = WHOLE.index(b"\n") + 1
+# Where Python sees no mistake in what is left, and the sizes in which copies are written.
+BETWEEN_STATEMENTS = [match.start() + 1 for match in re.finditer(rb"\n(?=def |class |# ---)", WHOLE)]
+SIZES = [FIRST_LINE, FIRST_LINE + 100, 4096, 8192, 16384, 65536, 131072, *BETWEEN_STATEMENTS[::20]]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_half_a_program_defers(home: RelayHome, sandbox: Sandbox, deliver: Deliver, size: int) -> None:
+    home.put(SCRIPT.name, WHOLE[:size], 0o755)
+    delivery = deliver(mail(), "to@external.com")
+    assert (delivery.verdict, delivery.status) == ("deferred", 75), delivery
+    assert sandbox.accepted == []
