@@ -1,0 +1,58 @@
+# Sourced by install.sh and by the tests: which packages are missing, and their installation without a question.
+# shellcheck shell=bash
+
+# The interpreter of the relay's own first line; another python3 on PATH has other libraries.
+PYTHON=/usr/bin/python3
+
+# fail TEXT: the end of the run.
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 1
+}
+
+# is_there THING: whether there is such a command, python:MODULE or /PATTERN of a file.
+is_there() {
+    case $1 in
+        /*) compgen -G "$1" >/dev/null ;;
+        # Not imported: that takes much longer.
+        python:*) "$PYTHON" -I -c "
+import importlib.util, sys
+sys.exit(not importlib.util.find_spec('${1#python:}'))" 2>/dev/null ;;
+        *) PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null ;;
+    esac
+}
+
+# missing_packages THING DEBIAN_PACKAGE FEDORA_PACKAGE ...: arguments are triples; prints the packages of what
+# is not there, one to a line.
+missing_packages() {
+    local column
+    if command -v apt-get >/dev/null; then
+        column=2
+    elif command -v dnf >/dev/null; then
+        column=3
+    else
+        fail 'neither apt nor dnf found'
+    fi
+    while [ $# -ge 3 ]; do
+        is_there "$1" || echo "${!column}"
+        shift 3
+    done | sort -u
+}
+
+# add_packages PACKAGE...: installs them.
+add_packages() {
+    if command -v apt-get >/dev/null; then
+        apt_install "$@"
+    else
+        dnf install -y --setopt=install_weak_deps=False "$@" </dev/null
+    fi
+}
+
+apt_install() (
+    export DEBIAN_FRONTEND=noninteractive
+    case " $* " in
+        # Until it is configured, it sends nothing and listens on this host alone.
+        *" postfix "*) echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections ;;
+    esac
+    apt-get update -q </dev/null && apt-get install -q -y --no-install-recommends "$@" </dev/null
+)
