@@ -14,35 +14,19 @@ ACCOUNT = "nobody"
 LOG = "postfix-api-relay.log"
 
 
-class RelayHome:
-    """Script, configuration and secrets, owned by the user nobody; a context manager that removes them.
+class RelayFiles:
+    """The files of an installed relay, for an admin to edit; needs root.
 
-    `endpoint` is the base URL of the provider and `ca_file` the authority that signed its certificate.
-    `path` is the home, `script` the installed command and `queue` a directory that only root can write to.
-    Needs root, as Postfix does. The script installed is `source`.
+    `path` is the home and `script` the installed command, `account` who owns them. `endpoint` is the base URL
+    of the provider and `ca_file` the authority that signed its certificate.
     """
 
-    def __init__(self, endpoint: str, ca_file: Path | None, source: Path = SCRIPT) -> None:
-        self.account = pwd.getpwnam(ACCOUNT)
+    def __init__(self, path: Path, account: str, endpoint: str, ca_file: Path | None) -> None:
+        self.path = path
+        self.script = path / SCRIPT.name
+        self.account = pwd.getpwnam(account)
         self.endpoint = endpoint
         self.ca_file = ca_file
-        # Not pytest's tmp_path: that is closed to other users.
-        self._base = Path(tempfile.mkdtemp(prefix="relay-"))
-        self._base.chmod(0o755)
-        self.path = self._base / "home"
-        self.queue = self._base / "queue"
-        for directory in (self.path, self.queue):
-            directory.mkdir(mode=0o755)
-        self.own(self.path)
-        self.script = self.put(SCRIPT.name, source.read_bytes(), 0o755)
-        self.configure()
-        self.secrets()
-
-    def __enter__(self) -> RelayHome:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        shutil.rmtree(self._base)
 
     def put(self, name: str, content: bytes, mode: int = 0o600) -> Path:
         """Write a file of the home as its user would, with these permissions whatever the umask."""
@@ -86,3 +70,29 @@ class RelayHome:
     def own(self, path: Path) -> None:
         """Give a file or directory to the home's user."""
         os.chown(path, self.account.pw_uid, self.account.pw_gid)
+
+
+class RelayHome(RelayFiles):
+    """Script, configuration and secrets, owned by the user nobody; a context manager that removes them.
+
+    `queue` is a directory that only root can write to. The script installed is `source`.
+    """
+
+    def __init__(self, endpoint: str, ca_file: Path | None, source: Path = SCRIPT) -> None:
+        # Not pytest's tmp_path: that is closed to other users.
+        self._base = Path(tempfile.mkdtemp(prefix="relay-"))
+        self._base.chmod(0o755)
+        super().__init__(self._base / "home", ACCOUNT, endpoint, ca_file)
+        self.queue = self._base / "queue"
+        for directory in (self.path, self.queue):
+            directory.mkdir(mode=0o755)
+        self.own(self.path)
+        self.put(SCRIPT.name, source.read_bytes(), 0o755)
+        self.configure()
+        self.secrets()
+
+    def __enter__(self) -> RelayHome:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        shutil.rmtree(self._base)

@@ -77,6 +77,16 @@ def replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+def adapted_entry(command: str, user: str, maxproc: int) -> str:
+    """The shipped master.cf fragment for another command, user and limit of parallel deliveries."""
+    fragment = (PROJECT / "postfix" / "master.cf").read_text()
+    fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
+    fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
+    fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
+    assert found == 1, f"no maxproc of 1 in:\n{fragment}"
+    return fragment
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as probe:
@@ -106,23 +116,25 @@ def add_settings(config: Path, lines: Sequence[str]) -> None:
 
 
 def age_settings(config: Path) -> None:
-    """Make a main.cf old: every command of Postfix waits two seconds for one that was just written."""
-    hour_ago = time.time() - 3600
-    os.utime(config / "main.cf", (hour_ago, hour_ago))
+    """Make a new main.cf old: every command of Postfix waits two seconds for one that was just written."""
+    file, hour_ago = config / "main.cf", time.time() - 3600
+    if file.stat().st_mtime > hour_ago:
+        os.utime(file, (hour_ago, hour_ago))
 
 
 class PrivatePostfix:
     """A running Postfix in a temporary directory, as a context manager; needs root, never reads mail of
     the machine's own Postfix and never touches its configuration.
 
-    COMMAND is what argv= begins with in place of the shipped path, USER owns its directory. MAXPROC is the
-    limit of parallel deliveries, SETTINGS are main.cf parameters that go over everything else. AS_SHIPPED
-    leaves the times as the fragments and a distribution have them, for what measures them.
+    COMMAND is what argv= begins with in place of the shipped path, USER owns its directory; None leaves out
+    all that the project ships, as on a machine before the installation. MAXPROC is the limit of parallel
+    deliveries, SETTINGS are main.cf parameters that go over everything else. AS_SHIPPED leaves the times as
+    the fragments and a distribution have them, for what measures them.
     """
 
     def __init__(
         self,
-        command: object,
+        command: object | None,
         *,
         user: str = "nobody",
         maxproc: int = 1,
@@ -136,7 +148,11 @@ class PrivatePostfix:
         self.log_file = self.directory / "mail.log"
         self.port = free_port()
         self._make_directories()
-        self._write_master(str(command), user, maxproc, SHIPPED_WAKEUP if as_shipped else TEST_WAKEUP)
+        wakeup = SHIPPED_WAKEUP if as_shipped else TEST_WAKEUP
+        entry = "" if command is None else adapted_entry(str(command), user, maxproc)
+        (self.config / "master.cf").write_text(SERVICES.format(port=self.port, wakeup=wakeup) + entry)
+        if command is not None:
+            add_settings(self.config, fragment_settings(PROJECT / "postfix" / "main.cf"))
         self._write_main({**({} if as_shipped else TEST_SCANS), **(settings or {})})
 
     def _make_directories(self) -> None:
@@ -149,17 +165,7 @@ class PrivatePostfix:
         owner = run("postconf", "-c", str(self.config), "-h", "mail_owner").strip()
         shutil.chown(self.data_directory, owner)
 
-    def _write_master(self, command: str, user: str, maxproc: int, wakeup: int) -> None:
-        fragment = (PROJECT / "postfix" / "master.cf").read_text()
-        fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
-        fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
-        fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
-        assert found == 1, f"no maxproc of 1 in:\n{fragment}"
-        services = SERVICES.format(port=self.port, wakeup=wakeup)
-        (self.config / "master.cf").write_text(services + fragment)
-
     def _write_main(self, settings: Mapping[str, str]) -> None:
-        add_settings(self.config, fragment_settings(PROJECT / "postfix" / "main.cf"))
         private = {
             "compatibility_level": "3.6",
             "queue_directory": str(self.queue_directory),
