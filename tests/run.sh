@@ -27,6 +27,7 @@ install_packages \
     postfix postfix postfix \
     logrotate logrotate logrotate \
     strace strace strace \
+    ip iproute2 iproute \
     checkmodule checkpolicy checkpolicy \
     semodule_package semodule-utils policycoreutils \
     sesearch setools setools-console \

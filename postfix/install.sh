@@ -1,0 +1,834 @@
+#!/bin/bash
+# Makes a Debian, Ubuntu, Fedora or RHEL machine the relay, or brings an installed relay up to date: see --help.
+# Asks nothing. Every step looks at what is there and changes only what differs, so that it can be repeated at
+# any time, also after a run that stopped in the middle.
+set -euo pipefail
+umask 022
+PATH=$PATH:/usr/sbin:/sbin
+PROJECT=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+# shellcheck source=postfix/packages.sh
+. "$PROJECT/postfix/packages.sh"
+
+SCRIPT=postfix-api-relay
+SECRETS=api-secrets.json
+LOG=postfix-api-relay.log
+MODULE=postfix-relay
+# What the shipped files say.
+SHIPPED_HOME=/opt/postfix-relay
+SHIPPED_ACCOUNT=postfix-relay
+
+POSTFIX_CONFIG=/etc/postfix
+LOGROTATE_CONFIG=/etc/logrotate.d
+RELAY_HOME='' ACCOUNT='' NETWORKS='' PROVIDER='' MAXPROC='' OPEN='' DRY_RUN='' UNINSTALL=''
+
+CHANGES=0
+FILES_SAVED=''
+# What Postfix needs to take notice of the changes: "", reload or restart.
+WANTED_OF_POSTFIX=''
+
+usage() {
+    cat <<END
+usage: sudo postfix/install.sh [OPTION...]
+
+Makes this machine the relay: packages, account, files, log rotation, SELinux and Postfix. Run it again to
+upgrade: it changes only what differs, and what you have set differently since is kept.
+
+  --networks CIDR[,CIDR...]  who may send without a password, besides this host (default: who may now)
+  --provider graph|ses       API_PROVIDER of a new $SECRETS (default: what the example says)
+  --maxproc N                messages that are delivered at a time (default: as it is, 1 at first)
+  --dry-run                  print every change and make none
+  --uninstall                put the saved main.cf and master.cf back; keep configuration, secrets and log
+  --home DIR                 the relay's directory (default: as it is, $SHIPPED_HOME at first)
+  --user NAME                the relay's account (default: as it is, $SHIPPED_ACCOUNT at first)
+  --postfix-config DIR       Postfix's configuration (default: /etc/postfix)
+  --logrotate-config DIR     logrotate's configuration (default: /etc/logrotate.d)
+  --i-know-this-is-an-open-relay
+                             allow networks that are not private
+  --help                     print this
+END
+}
+
+main() {
+    parse_options "$@"
+    [ "$(id -u)" -eq 0 ] || fail 'run it as root: sudo postfix/install.sh'
+    SCRATCH=$(mktemp -d)
+    trap 'rm -rf "$SCRATCH"' EXIT
+    mkdir "$SCRATCH/installed"
+    take_defaults
+    if [ -n "$UNINSTALL" ]; then
+        uninstall
+    else
+        install_relay
+    fi
+}
+
+install_relay() {
+    require_project
+    refuse_open_networks
+    put_packages
+    require_usable_machine
+    put_account
+    put_home
+    put_script
+    put_configuration
+    put_secrets
+    put_log
+    put_logrotate
+    put_selinux
+    show_overrides
+    put_service
+    # Last: Postfix's commands wait a little before they read a main.cf that was just written.
+    put_settings
+    remember
+    run_postfix
+    start_at_boot
+    conclude
+    show_networks
+    [ -n "$DRY_RUN" ] || check_relay
+}
+
+uninstall() {
+    show_edits
+    restore master.cf
+    restore main.cf
+    [ ! -e "$(saved)" ] || run_postfix
+    if is_used_without_us; then
+        echo "kept: $RELAY_HOME/$SCRIPT, which master.cf named before this script came"
+    else
+        remove_selinux
+        remove_logrotate
+        remove_script
+    fi
+    forget
+    conclude
+    show_kept
+}
+
+# ---------------------------------------------------------------- options
+
+parse_options() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+        esac
+        case $1 in
+            --help) usage && exit ;;
+            --dry-run) DRY_RUN=yes ;;
+            --uninstall) UNINSTALL=yes ;;
+            --i-know-this-is-an-open-relay) OPEN=yes ;;
+            --networks | --provider | --maxproc | --home | --user | --postfix-config | --logrotate-config)
+                [ -n "${2-}" ] || fail "$1 needs a value: see --help"
+                take_option "$1" "$2"
+                shift
+                ;;
+            *) fail "unknown option $1: see --help" ;;
+        esac
+        shift
+    done
+}
+
+# take_option NAME VALUE: a value that is not acceptable ends the run.
+take_option() {
+    case $1 in
+        --networks) NETWORKS=$2 ;;
+        --provider) must_match "$1" "$2" '(graph|ses)' 'graph or ses' && PROVIDER=$2 ;;
+        --maxproc) must_match "$1" "$2" '[1-9][0-9]{0,3}' 'a whole number from 1' && MAXPROC=$2 ;;
+        --user) must_match "$1" "$2" '[a-z_][a-z0-9_-]*' 'the name of an account' && ACCOUNT=$2 ;;
+        --home) must_be_path "$1" "$2" && RELAY_HOME=${2%/} ;;
+        --postfix-config) must_be_path "$1" "$2" && POSTFIX_CONFIG=${2%/} ;;
+        --logrotate-config) must_be_path "$1" "$2" && LOGROTATE_CONFIG=${2%/} ;;
+    esac
+}
+
+# take_defaults: the home and the account of the relay that is installed, or else those of the shipped files.
+take_defaults() {
+    local entry
+    entry=$(postconf_now -M apirelay/unix)
+    [ -n "$entry" ] || entry=$(cat "$(saved installed/master.cf)" 2>/dev/null) || true
+    if [ -z "$RELAY_HOME" ]; then
+        [[ ! "$entry " =~ \ argv=([^\ ]+)/$SCRIPT\  ]] || take_option --home "${BASH_REMATCH[1]}"
+    fi
+    if [ -z "$ACCOUNT" ]; then
+        [[ ! $entry =~ \ user=([^\ :]+) ]] || take_option --user "${BASH_REMATCH[1]}"
+    fi
+    RELAY_HOME=${RELAY_HOME:-$SHIPPED_HOME}
+    ACCOUNT=${ACCOUNT:-$SHIPPED_ACCOUNT}
+}
+
+must_match() {
+    [[ $2 =~ ^$3$ ]] || fail "$1 $2: it must be $4"
+}
+
+# The paths go into master.cf, where a blank separates arguments, and into other files with rules of their own.
+must_be_path() {
+    must_match "$1" "$2" '(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+/?' 'an absolute path of letters, digits and ._+-'
+}
+
+# ---------------------------------------------------------------- how changes are made
+
+# change WHAT CURE COMMAND...: the one way in which this script changes anything; WHAT is an imperative.
+change() {
+    local what=$1 cure=$2
+    shift 2
+    CHANGES=$((CHANGES + 1))
+    if [ -n "$DRY_RUN" ]; then
+        echo "would $what"
+        return
+    fi
+    echo "$what"
+    quietly "$@" || fail "could not ${what%%$'\n'*} ($(reason)): $cure, then run this again"
+}
+
+# quietly COMMAND...: what it prints is kept for reason.
+quietly() {
+    "$@" >"$SCRATCH/output" 2>&1
+}
+
+# reason: the last line of what the last quiet command printed.
+reason() {
+    tail -n 1 "$SCRATCH/output"
+}
+
+# place MODE ACCOUNT FILE TARGET: the file appears whole, and is closed until its mode is right. The account
+# does it itself: a link that it may have put into its directory leads to nothing that is not its own.
+place() {
+    local labels=''
+    ! has_selinux || labels=yes
+    # logrotate reads every file of its directory, but for names that end with "~". With the label of the old
+    # one the script stays a program for Postfix, also in the moment before restorecon.
+    # shellcheck disable=SC2016
+    runuser -u "$2" -- bash -c '
+        umask 077
+        new=$(mktemp --suffix="~" "$2.XXXXXX") || exit
+        cat >"$new" && chmod "$1" "$new" &&
+            { [ -z "$3" ] || [ ! -e "$2" ] || chcon --reference="$2" "$new"; } && mv -T "$new" "$2" && exit
+        rm -f "$new"
+        exit 1' bash "$1" "$4" "$labels" <"$3"
+}
+
+# is_placed MODE ACCOUNT FILE TARGET: whether place would change nothing.
+is_placed() {
+    cmp -s "$3" "$4" && has_mode "$1" "$2" "$4"
+}
+
+# has_mode MODE ACCOUNT PATH
+has_mode() {
+    [ "$(stat -c '%a %U:%G' "$3" 2>/dev/null)" = "$1 $2:$(group "$2")" ]
+}
+
+# copy FILE TARGET: with its owner, mode and times; never a part of it.
+copy() {
+    mkdir -p "${2%/*}" && cp -p "$1" "$2.new" && mv -T "$2.new" "$2"
+}
+
+space_cure() {
+    echo "see whether there is room in $1 and root may write there"
+}
+
+# group ACCOUNT: as it will be where the account does not exist yet.
+group() {
+    id -gn "$1" 2>/dev/null || echo "$1"
+}
+
+# adapted FILE: a shipped file, for this home and this account.
+adapted() {
+    sed -e "s|$SHIPPED_HOME/|$RELAY_HOME/|g" \
+        -e "s|user=$SHIPPED_ACCOUNT |user=$ACCOUNT |" \
+        -e "s|$SHIPPED_ACCOUNT $SHIPPED_ACCOUNT\$|$ACCOUNT $(group "$ACCOUNT")|" "$PROJECT/$1"
+}
+
+# ---------------------------------------------------------------- what there has to be
+
+require_project() {
+    local file
+    for file in "$SCRIPT" {relay-config,api-secrets}.json.example postfix/{main,master}.cf \
+        "logrotate/$SCRIPT" selinux/{build.sh,"$MODULE.te","$MODULE.fc"}; do
+        [ -f "$PROJECT/$file" ] || fail "$PROJECT/$file is missing: unpack the whole release and run it there"
+    done
+}
+
+# Before anything is changed, where that can be told before the packages are there.
+refuse_open_networks() {
+    [ ! -x "$PYTHON" ] || allowed_networks >/dev/null
+}
+
+put_packages() {
+    local names wanted triples=(
+        "$PYTHON" python3 python3
+        python:requests python3-requests python3-requests
+        postfix postfix postfix
+        logrotate logrotate logrotate
+    )
+    ! wants_boto3 || triples+=(python:boto3 python3-boto3 python3-boto3)
+    ! has_selinux || triples+=(
+        checkmodule checkpolicy checkpolicy
+        semodule_package semodule-utils policycoreutils
+        restorecon policycoreutils policycoreutils
+    )
+    names=$(missing_packages "${triples[@]}")
+    [ -n "$names" ] || return 0
+    mapfile -t wanted <<<"$names"
+    change "install the packages ${wanted[*]}" 'mend that with apt or dnf' add_packages "${wanted[@]}"
+}
+
+# Graph does without boto3, which RHEL has in EPEL only.
+wants_boto3() {
+    [ "$PROVIDER" = ses ] || command -v apt-get >/dev/null || is_there python:boto3 ||
+        dnf -q info python3-boto3 >/dev/null 2>&1
+}
+
+has_selinux() {
+    selinuxenabled 2>/dev/null
+}
+
+# On a dry run the packages may be missing, and nothing can be said about them.
+require_usable_machine() {
+    local file
+    if [ -x "$PYTHON" ] && ! quietly "$PROJECT/$SCRIPT" --version; then
+        fail "the relay does not run here ($(reason)): it needs Python 3.9 or newer as $PYTHON"
+    fi
+    for file in main.cf master.cf; do
+        [ -n "$DRY_RUN" ] || [ -f "$POSTFIX_CONFIG/$file" ] ||
+            fail "$POSTFIX_CONFIG/$file is missing: set Postfix up (on Debian: dpkg-reconfigure postfix), then run this again"
+    done
+    ! is_somebody_elses "$RELAY_HOME" ||
+        fail "$RELAY_HOME is in use and not the relay's: choose another directory with --home"
+}
+
+# is_somebody_elses DIR: whether it exists, with content, and nothing says that it is the relay's.
+is_somebody_elses() {
+    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && [ ! -e "$1/$SCRIPT" ] &&
+        [ -n "$(ls -A "$1")" ]
+}
+
+# ---------------------------------------------------------------- account and files
+
+put_account() {
+    local shell
+    shell=$(command -v nologin || echo /bin/false)
+    getent group "$ACCOUNT" >/dev/null || getent passwd "$ACCOUNT" >/dev/null ||
+        change "create the group $ACCOUNT" 'see groupadd(8)' groupadd --system "$ACCOUNT"
+    getent passwd "$ACCOUNT" >/dev/null ||
+        change "create the account $ACCOUNT" 'see useradd(8)' useradd --system --gid "$ACCOUNT" \
+            --no-create-home --home-dir "$RELAY_HOME" --shell "$shell" "$ACCOUNT"
+    [ "$(id -u "$ACCOUNT" 2>/dev/null)" != 0 ] ||
+        fail "the account $ACCOUNT is root, and Postfix runs nothing as root: choose another one with --user"
+}
+
+put_home() {
+    local verb=create
+    [ ! -e "$RELAY_HOME" ] || verb='set owner and mode of'
+    # The slash: it may be a link.
+    has_mode 750 "$ACCOUNT" "$RELAY_HOME/" ||
+        change "$verb $RELAY_HOME" "$(space_cure "${RELAY_HOME%/*}")" \
+            install -d -o "$ACCOUNT" -g "$(group "$ACCOUNT")" -m 750 "$RELAY_HOME"
+    [ -n "$DRY_RUN" ] || quietly runuser -u "$ACCOUNT" -- test -w "$RELAY_HOME" ||
+        fail "the account $ACCOUNT cannot write in $RELAY_HOME: let it enter the directories above, then run this again"
+}
+
+put_script() {
+    local target=$RELAY_HOME/$SCRIPT verb=install
+    [ ! -e "$target" ] || verb=replace
+    if ! is_placed 755 "$ACCOUNT" "$PROJECT/$SCRIPT" "$target"; then
+        change "$verb $target" "$(space_cure "$RELAY_HOME")" place_script "$target"
+    elif ! is_compiled "$target"; then
+        change "compile $target" "$(space_cure "$RELAY_HOME")" compile "$target"
+    fi
+    [ -n "$DRY_RUN" ] || quietly runuser -u "$ACCOUNT" -- "$target" --version ||
+        fail "the account $ACCOUNT cannot run $target ($(reason)): mend that, then run this again"
+}
+
+place_script() {
+    place 755 "$ACCOUNT" "$PROJECT/$SCRIPT" "$1" && compile "$1"
+}
+
+# The relay starts from Python's own cache of the compiled script, and its account need not write there.
+compile() {
+    "$PYTHON" -I -m py_compile "$1"
+}
+
+is_compiled() {
+    "$PYTHON" -I - "$1" <<'END'
+import importlib.util
+import os
+import pathlib
+import struct
+import sys
+
+script = os.stat(sys.argv[1])
+cache = pathlib.Path(importlib.util.cache_from_source(sys.argv[1]))
+head = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, int(script.st_mtime), script.st_size)
+sys.exit(not (cache.exists() and cache.read_bytes().startswith(head)))
+END
+}
+
+put_configuration() {
+    put_new 644 "$PROJECT/relay-config.json.example" relay-config.json
+}
+
+# put_new MODE FILE NAME: a file of the home, where there is none of that name.
+put_new() {
+    [ -e "$RELAY_HOME/$3" ] ||
+        change "create $RELAY_HOME/$3" "$(space_cure "$RELAY_HOME")" \
+            place "$1" "$ACCOUNT" "$2" "$RELAY_HOME/$3"
+}
+
+put_secrets() {
+    local file=$RELAY_HOME/$SECRETS
+    [ ! -L "$file" ] || fail "$file is a link, which the relay does not follow: put the file itself there"
+    if [ ! -e "$file" ]; then
+        sed "${PROVIDER:+s/\(\"API_PROVIDER\": \)\"[a-z]*\"/\1\"$PROVIDER\"/}" \
+            "$PROJECT/$SECRETS.example" >"$SCRATCH/$SECRETS"
+        put_new 600 "$SCRATCH/$SECRETS" "$SECRETS"
+        return
+    fi
+    [ -z "$PROVIDER" ] || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
+    has_mode 600 "$ACCOUNT" "$file" ||
+        change "set owner and mode of $file" 'see chmod(1)' close_secrets "$file"
+}
+
+# close_secrets FILE: chmod(1) follows a link, and as the account it can do no harm there.
+close_secrets() {
+    chown -h "$ACCOUNT:$(group "$ACCOUNT")" "$1" && runuser -u "$ACCOUNT" -- chmod 600 "$1"
+}
+
+put_log() {
+    put_new 644 /dev/null "$LOG"
+}
+
+# ---------------------------------------------------------------- log rotation
+
+# Each home has a file of its own there.
+logrotate_file() {
+    if [ "$RELAY_HOME" = "$SHIPPED_HOME" ]; then
+        echo "$LOGROTATE_CONFIG/$SCRIPT"
+    else
+        echo "$LOGROTATE_CONFIG/$SCRIPT${RELAY_HOME//\//-}"
+    fi
+}
+
+put_logrotate() {
+    local file new=$SCRATCH/installed/logrotate
+    file=$(logrotate_file)
+    adapted "logrotate/$SCRIPT" >"$new"
+    if [ -e "$file" ] && ! cmp -s "$file" "$new" && ! cmp -s "$file" "$(saved installed/logrotate)"; then
+        echo "kept: $file, which is not as this script made it"
+        return
+    fi
+    is_placed 644 root "$new" "$file" ||
+        change "write $file" "$(space_cure "$LOGROTATE_CONFIG")" place 644 root "$new" "$file"
+}
+
+remove_logrotate() {
+    local file
+    file=$(logrotate_file)
+    [ -e "$file" ] || return 0
+    if cmp -s "$file" "$(saved installed/logrotate)"; then
+        change "remove $file" "$(space_cure "$LOGROTATE_CONFIG")" rm "$file"
+    else
+        echo "kept: $file, which is not as this script made it"
+    fi
+}
+
+# ---------------------------------------------------------------- SELinux
+
+put_selinux() {
+    has_selinux || return 0
+    # On a dry run the tools may be missing.
+    if [ -n "$DRY_RUN" ] && ! is_there checkmodule; then
+        change "install the SELinux module $MODULE" '' true
+        return
+    fi
+    quietly "$PROJECT/selinux/build.sh" "$SCRATCH" "$RELAY_HOME" ||
+        fail "the SELinux module does not build ($(reason)): install checkpolicy anew, then run this again"
+    if ! is_module_installed; then
+        change "install the SELinux module $MODULE and label $RELAY_HOME" 'see semodule(8)' install_module
+    elif [ -n "$(restorecon -R -n -v "$RELAY_HOME" 2>/dev/null)" ]; then
+        change "label $RELAY_HOME" 'see restorecon(8)' restorecon -R "$RELAY_HOME"
+    fi
+}
+
+is_module_installed() (
+    mkdir -p "$SCRATCH/extracted"
+    cd "$SCRATCH/extracted"
+    semodule -H -E "$MODULE" >/dev/null 2>&1 && cmp -s "$MODULE.pp" "$SCRATCH/$MODULE.pp"
+)
+
+install_module() {
+    semodule -i "$SCRATCH/$MODULE.pp" && restorecon -R "$RELAY_HOME"
+}
+
+remove_selinux() {
+    has_selinux && semodule -l | grep -E "^$MODULE([[:space:]]|\$)" >/dev/null || return 0
+    change "remove the SELinux module $MODULE" 'see semodule(8)' remove_module
+}
+
+remove_module() {
+    semodule -r "$MODULE" && restorecon -R "$RELAY_HOME"
+}
+
+# ---------------------------------------------------------------- Postfix
+
+# saved [NAME]: what this script keeps about a Postfix configuration: in original/ the files as they were before
+# the installation, in installed/ what was set last, in pending what Postfix has yet to be told. Not in the
+# relay's home: whoever owns that must not say what becomes of Postfix.
+saved() {
+    echo "$POSTFIX_CONFIG/postfix-api-relay.saved${1:+/$1}"
+}
+
+# save_files: keeps main.cf and master.cf before the first change to one of them.
+save_files() {
+    local name file original dated
+    [ -z "$FILES_SAVED" ] || return 0
+    FILES_SAVED=yes
+    for name in main.cf master.cf; do
+        file=$POSTFIX_CONFIG/$name
+        original=$(saved "original/$name")
+        dated=$file.bak.$(date +%Y%m%d)
+        [ -e "$original" ] ||
+            change "save $file for --uninstall" "$(space_cure "$POSTFIX_CONFIG")" copy "$file" "$original"
+        [ -e "$dated" ] ||
+            change "save $file as ${dated##*/}" "$(space_cure "$POSTFIX_CONFIG")" copy "$file" "$dated"
+    done
+}
+
+# postfix_has_to reload|restart
+postfix_has_to() {
+    [ "$WANTED_OF_POSTFIX" = restart ] || WANTED_OF_POSTFIX=$1
+}
+
+# If this run stops before Postfix was told, the next one tells it.
+note_pending() {
+    mkdir -p "$(saved)" && echo "$WANTED_OF_POSTFIX" >"$(saved pending)"
+}
+
+# postconf_now OPTION...: what Postfix's configuration says; nothing where there is none yet.
+postconf_now() {
+    if [ ! -e "$POSTFIX_CONFIG/main.cf" ] || ! is_there postconf; then
+        return
+    fi
+    # It warns of parameters that belong to a transport which is not there yet.
+    postconf -c "$POSTFIX_CONFIG" "$@" 2>"$SCRATCH/output" ||
+        fail "Postfix cannot read $POSTFIX_CONFIG ($(reason)): mend that, then run this again"
+}
+
+# set_in FILE NAME: the value of a name in lines "name = value"; nothing where it is not there.
+set_in() {
+    sed -n "s/^$2 = *//p" "$1" 2>/dev/null || true
+}
+
+# ------------------------------------------------ master.cf: an entry in one line is easy to compare
+
+# limit_of ENTRY DEFAULT: an entry's limit of processes, or the default where there is no entry.
+limit_of() {
+    local fields
+    read -r -a fields <<<"$1"
+    echo "${fields[6]:-$2}"
+}
+
+# with_limit ENTRY LIMIT
+with_limit() {
+    local fields
+    read -r -a fields <<<"$1"
+    fields[6]=$2
+    echo "${fields[*]}"
+}
+
+# shipped_service: the entry of the fragment.
+shipped_service() {
+    with_limit "$(adapted postfix/master.cf | sed '/^#/d' | tr '\n' ' ')" "$1"
+}
+
+put_service() {
+    local current wanted limit
+    current=$(postconf_now -M apirelay/unix | tr -s ' ')
+    limit=${MAXPROC:-$(limit_of "$current" "$(limit_of "$(sed '/^#/d' "$PROJECT/postfix/master.cf")" '')")}
+    wanted=$(shipped_service "$limit")
+    with_limit "$wanted" - >"$SCRATCH/installed/master.cf"
+    if [ "$current" != "$wanted" ] && is_own_service "$current"; then
+        echo "kept: apirelay in master.cf, changed since the installation: $current"
+        wanted=$(with_limit "$current" "$limit")
+    fi
+    [ "$current" != "$wanted" ] || return 0
+    save_files
+    postfix_has_to reload
+    change "set in $POSTFIX_CONFIG/master.cf:"$'\n'"    ${current:-(no apirelay)}"$'\n'"    -> $wanted" \
+        "$(space_cure "$POSTFIX_CONFIG")" set_service "$wanted"
+}
+
+set_service() {
+    note_pending && postconf -c "$POSTFIX_CONFIG" -M "apirelay/unix=$1"
+}
+
+# is_own_service ENTRY: whether the administrator has changed, since the installation, how this relay is run;
+# another limit alone is no such change.
+is_own_service() {
+    local made
+    made=$(saved installed/master.cf)
+    [ -n "$1" ] && [ -e "$made" ] && [ "$(with_limit "$1" -)" != "$(cat "$made")" ] &&
+        [[ "$1 " == *" user=$ACCOUNT "*"argv=$RELAY_HOME/$SCRIPT "* ]]
+}
+
+# ------------------------------------------------ main.cf
+
+# shipped_settings: the "name = value" lines of the fragment.
+shipped_settings() {
+    grep '^[a-z]' "$PROJECT/postfix/main.cf"
+}
+
+# allowed_networks: the value for mynetworks: this host, and the networks that were asked for or, without
+# --networks, may send already. What is not private ends the run, unless it is wanted.
+allowed_networks() {
+    local now
+    if [ ! -x "$PYTHON" ]; then
+        # On a dry run: without an interpreter nothing can be told of them.
+        echo "this host${NETWORKS:+, $NETWORKS}"
+        return
+    fi
+    # Only what is set there: Postfix's own default may be every network that the machine is in.
+    now=$(postconf_now -nh mynetworks)
+    "$PYTHON" -I "$PROJECT/postfix/networks.py" ${OPEN:+--open} ${NETWORKS:+--asked} -- \
+        "$(set_in <(shipped_settings) mynetworks)" "${NETWORKS:-$now}" 2>"$SCRATCH/output" ||
+        fail "$(reason)"
+}
+
+# What a service in master.cf says goes over main.cf.
+show_overrides() {
+    local line patterns
+    mapfile -t patterns < <(shipped_settings | sed 's| =.*||; s|^|*/*/|')
+    postconf_now -P "${patterns[@]}" | while IFS= read -r line; do
+        echo "note: master.cf has its own value for one service: $line"
+    done
+}
+
+wanted_settings() {
+    local line
+    shipped_settings | while IFS= read -r line; do
+        case $line in
+            'mynetworks ='*) echo "mynetworks = $MYNETWORKS" ;;
+            *) echo "$line" ;;
+        esac
+    done
+}
+
+put_settings() {
+    local line name current wanted=() shown=''
+    MYNETWORKS=$(allowed_networks)
+    wanted_settings >"$SCRATCH/settings"
+    # Which networks may send is said by --networks alone, and otherwise left as it is.
+    grep -v '^mynetworks ' "$SCRATCH/settings" >"$SCRATCH/installed/main.cf"
+    while IFS= read -r line; do
+        name=${line%% =*}
+        current=$(postconf_now -nh "$name")
+        if [ "$name = $current" = "$line" ] || is_own_setting "$name" "$current" "$line"; then
+            continue
+        fi
+        wanted+=("$line")
+        shown+=$'\n'"    $name: $(old_value "$name" "$current") -> ${line#*= }"
+        postfix_has_to "$(taken_up_by "$name")"
+    done <"$SCRATCH/settings"
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    save_files
+    change "set in $POSTFIX_CONFIG/main.cf:$shown" "$(space_cure "$POSTFIX_CONFIG")" set_settings "${wanted[@]}"
+}
+
+set_settings() {
+    note_pending && postconf -c "$POSTFIX_CONFIG" -e "$@"
+}
+
+# taken_up_by NAME: what makes Postfix take up another value of a parameter.
+taken_up_by() {
+    case $1 in
+        inet_interfaces) echo restart ;;
+        *) echo reload ;;
+    esac
+}
+
+# is_own_setting NAME VALUE LINE: says so, if the administrator has set the parameter to VALUE since the
+# installation.
+is_own_setting() {
+    local made
+    made=$(set_in "$(saved installed/main.cf)" "$1")
+    [ -n "$2" ] && [ -n "$made" ] && [ "$2" != "$made" ] || return
+    echo "kept: $1 = $2 in main.cf, changed since the installation; if that was not meant: postconf -e '$3'"
+}
+
+# old_value NAME VALUE: what a parameter is now, for reading.
+old_value() {
+    local default
+    default=$(postconf_now -xh "$1")
+    echo "${2:-(default) $default}"
+}
+
+# remember: what was set, for the next run to tell it from what the administrator has set since.
+remember() {
+    diff -rq "$SCRATCH/installed" "$(saved installed)" >/dev/null 2>&1 ||
+        change "note in $(saved) what was set" "$(space_cure "$POSTFIX_CONFIG")" copy_notes
+}
+
+copy_notes() {
+    local file
+    for file in "$SCRATCH/installed"/*; do
+        copy "$file" "$(saved "installed/${file##*/}")" || return
+    done
+}
+
+# ------------------------------------------------ the running Postfix
+
+run_postfix() {
+    local pending
+    [ -n "$DRY_RUN" ] || check_postfix
+    pending=$(cat "$(saved pending)" 2>/dev/null) || true
+    [ -z "$pending" ] || postfix_has_to "$pending"
+    if is_postfix_running; then
+        [ -z "$WANTED_OF_POSTFIX" ] ||
+            change "$WANTED_OF_POSTFIX Postfix" 'see its log' tell_postfix "$WANTED_OF_POSTFIX"
+    elif [ -z "$UNINSTALL" ]; then
+        change 'start Postfix' 'see its log' tell_postfix start
+    fi
+}
+
+start_at_boot() {
+    if has_systemd && ! systemctl -q is-enabled postfix; then
+        change 'start Postfix at every boot' 'see systemctl(1)' systemctl enable postfix
+    fi
+}
+
+check_postfix() {
+    quietly postfix -c "$POSTFIX_CONFIG" check ||
+        fail "postfix check: $(reason): mend that, then run this again"
+}
+
+is_postfix_running() {
+    is_there postfix && postfix -c "$POSTFIX_CONFIG" status >/dev/null 2>&1
+}
+
+has_systemd() {
+    [ -d /run/systemd/system ] && [ "$POSTFIX_CONFIG" = /etc/postfix ]
+}
+
+# tell_postfix start|restart|reload
+tell_postfix() {
+    if has_systemd; then
+        systemctl "$1" postfix
+    elif [ "$1" = restart ]; then
+        postfix -c "$POSTFIX_CONFIG" stop && postfix -c "$POSTFIX_CONFIG" start
+    else
+        postfix -c "$POSTFIX_CONFIG" "$1"
+    fi && rm -f "$(saved pending)"
+}
+
+# ---------------------------------------------------------------- the way back
+
+# restore NAME: puts main.cf or master.cf back.
+restore() {
+    local file=$POSTFIX_CONFIG/$1 original aside
+    original=$(saved "original/$1")
+    [ -e "$original" ] && ! cmp -s "$original" "$file" || return 0
+    aside=$file.removed.$(date +%Y%m%dT%H%M%S)
+    postfix_has_to restart
+    change "put $file back as it was before the installation, and keep what it is now as ${aside##*/}" \
+        "$(space_cure "$POSTFIX_CONFIG")" put_back "$original" "$file" "$aside"
+}
+
+put_back() {
+    copy "$2" "$3" && note_pending && copy "$1" "$2"
+}
+
+# show_edits: which parameters and services the administrator has changed since the installation.
+show_edits() {
+    local names
+    [ -e "$(saved original)" ] || return 0
+    names=$(edited -n; edited -M)
+    [ -z "$names" ] || echo "note: changed since the installation, and not in what is put back: ${names//$'\n'/ }"
+}
+
+# edited -n|-M: the names of parameters or services that differ, but for those that are the relay's.
+edited() {
+    comm -3 <(listed "$(saved original)" "$1") <(listed "$POSTFIX_CONFIG" "$1") | tr -d '\t' | sed 's/ .*//' |
+        sort -u | grep -vxFf <(of_the_relay) || true
+}
+
+# of_the_relay: names that differ without anyone's edit.
+of_the_relay() {
+    printf '%s\n' config_directory mynetworks
+    sed 's/ .*//' "$(saved installed)"/m*.cf 2>/dev/null
+}
+
+listed() {
+    postconf -c "$1" "$2" 2>/dev/null | sort
+}
+
+# is_used_without_us: whether the master.cf that stays runs the script.
+is_used_without_us() {
+    local master
+    master=$(saved original/master.cf)
+    [ -e "$master" ] || master=$POSTFIX_CONFIG/master.cf
+    grep -qsF "argv=$RELAY_HOME/$SCRIPT" "$master"
+}
+
+remove_script() {
+    [ ! -e "$RELAY_HOME/$SCRIPT" ] ||
+        change "remove $RELAY_HOME/$SCRIPT" "$(space_cure "$RELAY_HOME")" remove_program "$RELAY_HOME/$SCRIPT"
+}
+
+# remove_program FILE: the compiled form first, so that what is left is found again.
+remove_program() {
+    rm -f "${1%/*}/__pycache__/${1##*/}"*.pyc && rm "$1" &&
+        { [ ! -d "${1%/*}/__pycache__" ] || rmdir --ignore-fail-on-non-empty "${1%/*}/__pycache__"; }
+}
+
+forget() {
+    [ ! -e "$(saved)" ] || change "remove $(saved)" "$(space_cure "$POSTFIX_CONFIG")" rm -r "$(saved)"
+}
+
+# ---------------------------------------------------------------- what is said at the end
+
+conclude() {
+    if [ "$CHANGES" -eq 0 ]; then
+        echo 'nothing to change'
+    elif [ -n "$DRY_RUN" ]; then
+        echo "dry run: none of these changes was made"
+    fi
+}
+
+show_networks() {
+    echo "May send without a password: $MYNETWORKS"
+    [ -z "$OPEN" ] || echo "They were not looked at, as you wished: close port 25 to everyone else."
+}
+
+# The relay's own look at its whole chain.
+check_command() {
+    echo "$RELAY_HOME/$SCRIPT --home $RELAY_HOME --check --postfix-config $POSTFIX_CONFIG"
+}
+
+# Placeholders in new files are no fault of the installation.
+check_relay() {
+    local command
+    read -r -a command < <(check_command)
+    if "${command[@]}" </dev/null; then
+        echo "The relay is ready."
+        return
+    fi
+    cat <<END
+The installation is complete; what the check found is still to be done:
+ 1. Edit $RELAY_HOME/$SECRETS (the provider and its credentials) and
+    $RELAY_HOME/relay-config.json (who may send as whom, and who is told).
+ 2. Check again: sudo $(check_command)
+END
+}
+
+show_kept() {
+    [ ! -e "$RELAY_HOME" ] || cat <<END
+Kept: $RELAY_HOME with configuration, secrets and log; the account $ACCOUNT; the packages; the dated copies of
+main.cf and master.cf. To remove the first two as well: rm -r $RELAY_HOME && userdel $ACCOUNT
+END
+    [ -z "$(queued)" ] ||
+        echo "Mail is waiting in the queue, and goes the way of the main.cf that was put back: see postqueue -p"
+}
+
+queued() {
+    ! is_there postqueue || postqueue -c "$POSTFIX_CONFIG" -j 2>/dev/null || true
+}
+
+main "$@"

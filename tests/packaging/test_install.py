@@ -1,0 +1,722 @@
+"""What postfix/install.sh makes of a machine, and what it leaves alone."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.home import LOG, SCRIPT
+from helpers.install import INSTALLER, Machine, release
+from helpers.mail import mail
+from helpers.postfix import PROJECT, adapted_entry, add_settings, fragment_settings, run
+from sandbox import Sandbox
+
+SECRETS = "home/api-secrets.json"
+CONFIGURATION = "home/relay-config.json"
+TRANSPORT = "home/postfix-api-relay"
+NOTHING = "nothing to change\n"
+SAVED = "postfix-api-relay.saved"
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A machine without the relay, whose Postfix is not started."""
+    with Machine() as new:
+        yield new
+
+
+@pytest.fixture
+def installed(machine: Machine) -> Machine:
+    """A machine with the relay, as it is installed without an option."""
+    machine.install()
+    return machine
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Machine]:
+    """A machine with the relay for one network, which the tests only look at."""
+    with Machine() as machine:
+        machine.install("--networks", "192.168.1.0/24")
+        yield machine
+
+
+@pytest.fixture
+def upgrade(tmp_path: Path) -> Path:
+    """A release with another script and nothing else."""
+    copy = release(tmp_path)
+    with (copy / SCRIPT.name).open("a") as script:
+        script.write("# Another version.\n")
+    return copy
+
+
+def stderr_of(machine: Machine, *options: str) -> str:
+    """What the installer prints when it refuses to go on: one line."""
+    done = machine.attempt(*options)
+    assert done.returncode == 1, done.stdout
+    assert re.fullmatch(r"install\.sh: .*\n", done.stderr), done.stderr
+    return done.stderr
+
+
+def changed_names(before: dict[str, object], after: dict[str, object]) -> set[str]:
+    """The files that came, went, or are not the same as before."""
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
+# ---------------------------------------------------------------- a new machine
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "is_the_relays"),
+    [
+        ("home/.", 0o750, True),
+        (TRANSPORT, 0o755, True),
+        (CONFIGURATION, 0o644, True),
+        (SECRETS, 0o600, True),
+        (f"home/{LOG}", 0o644, True),
+        ("home/__pycache__", 0o755, False),
+    ],
+)
+def test_files_have_the_owner_and_the_mode_that_they_need(
+    fresh: Machine, name: str, mode: int, is_the_relays: bool
+) -> None:
+    found = fresh.tree()[name]
+    owner = fresh.account if is_the_relays else "root"
+    assert (oct(found.mode), found.owner, found.group) == (oct(mode), owner, owner)
+
+
+def test_files_are_the_shipped_ones(fresh: Machine) -> None:
+    tree = fresh.tree()
+    shipped = {
+        TRANSPORT: SCRIPT,
+        CONFIGURATION: PROJECT / "relay-config.json.example",
+        SECRETS: PROJECT / "api-secrets.json.example",
+    }
+    assert {name: tree[name].content for name in shipped} == {
+        name: file.read_bytes() for name, file in shipped.items()
+    }
+    assert tree[f"home/{LOG}"].content == b""
+
+
+def test_the_compiled_script_is_there_for_everyone(fresh: Machine) -> None:
+    [compiled] = (fresh.home / "__pycache__").iterdir()
+    expected = run(
+        "/usr/bin/python3",
+        "-c",
+        f"import importlib.util as i; print(i.cache_from_source({str(fresh.home / SCRIPT.name)!r}))",
+    )
+    assert str(compiled) == expected.strip()
+    assert compiled.stat().st_mode & 0o7777 == 0o644
+
+
+def test_the_account_is_a_system_account_without_a_login(fresh: Machine) -> None:
+    account = pwd.getpwnam(fresh.account)
+    assert account.pw_dir == str(fresh.home)
+    assert account.pw_shell.endswith("/nologin")
+    assert 0 < account.pw_uid < 1000
+    assert grp.getgrgid(account.pw_gid).gr_name == fresh.account
+
+
+def test_main_cf_has_every_shipped_setting(fresh: Machine) -> None:
+    for line in fragment_settings(PROJECT / "postfix" / "main.cf"):
+        name, _, value = line.partition(" = ")
+        expected = "127.0.0.0/8, [::1]/128, 192.168.1.0/24" if name == "mynetworks" else value
+        assert fresh.setting(name) == expected, name
+
+
+def test_master_cf_has_the_shipped_entry(fresh: Machine, tmp_path: Path) -> None:
+    (tmp_path / "main.cf").touch()
+    (tmp_path / "master.cf").write_text(adapted_entry(str(fresh.home / SCRIPT.name), fresh.account, 1))
+    expected = run("postconf", "-c", str(tmp_path), "-M", "apirelay/unix")
+    assert fresh.service() == " ".join(expected.split())
+
+
+def test_logrotate_takes_the_file_and_rotates_the_log_as_the_account(fresh: Machine) -> None:
+    [file] = fresh.logrotate.iterdir()
+    shipped = (PROJECT / "logrotate" / "postfix-api-relay").read_text()
+    expected = shipped.replace("/opt/postfix-relay/", f"{fresh.home}/")
+    expected = expected.replace("postfix-relay postfix-relay", f"{fresh.account} {fresh.account}")
+    assert file.read_text() == expected
+    assert (oct(file.stat().st_mode & 0o7777), file.owner()) == (oct(0o644), "root")
+    run("logrotate", "--debug", str(file))
+
+
+def test_nothing_is_left_besides(fresh: Machine) -> None:
+    assert {name for name in fresh.tree() if name.startswith("home/")} == {
+        *("home/.", TRANSPORT, CONFIGURATION, SECRETS, f"home/{LOG}", "home/__pycache__"),
+        f"home/__pycache__/{next((fresh.home / '__pycache__').iterdir()).name}",
+    }
+    assert list(fresh.temporary.iterdir()) == []
+
+
+def test_it_says_who_may_send_and_what_is_to_be_done(machine: Machine) -> None:
+    said = machine.install("--networks", "192.168.1.0/24")
+    assert "May send without a password: 127.0.0.0/8, [::1]/128, 192.168.1.0/24\n" in said
+    assert f"Edit {machine.home}/api-secrets.json" in said
+    assert f"{machine.home}/relay-config.json" in said
+    script, config = machine.home / SCRIPT.name, machine.postfix.config
+    check = f"{script} --home {machine.home} --check --postfix-config {config}"
+    assert f"Check again: sudo {check}\n" in said
+
+
+def test_the_secrets_are_never_open_to_others(machine: Machine) -> None:
+    calls = machine.base / "trace"
+    traced = [
+        "strace",
+        "-f",
+        "-y",
+        "-e",
+        "trace=openat,chmod,fchmod,fchmodat,rename,renameat,renameat2",
+        "-o",
+    ]
+    command = [*traced, str(calls), *machine.command()]
+    done = machine.run(*command)
+    assert done.returncode == 0, done.stderr
+    of_the_secrets = [
+        line for line in calls.read_text().splitlines() if f"{machine.home}/api-secrets" in line
+    ]
+    created = [line for line in of_the_secrets if "O_CREAT" in line and "O_EXCL" in line]
+    assert created
+    modes = re.findall(r"(?:O_EXCL\S*|chmod\w*\(.*), (0\d+)", "\n".join(of_the_secrets))
+    assert set(modes) == {"0600"}
+
+
+def test_a_new_secrets_file_gets_the_provider(machine: Machine) -> None:
+    machine.install("--provider", "ses")
+    content = json.loads((machine.home / "api-secrets.json").read_text())
+    shipped = json.loads((PROJECT / "api-secrets.json.example").read_text())
+    assert content == {**shipped, "API_PROVIDER": "ses"}
+
+
+def test_mail_is_delivered_once_the_two_files_are_edited(sandbox: Sandbox) -> None:
+    with Machine(quiet=False) as machine:
+        said = machine.install("--networks", "192.168.1.0/24")
+        assert "\nstart Postfix\n" in said
+        files = machine.files(sandbox.url, sandbox.ca_file)
+        files.configure(ADMIN_NOTIFICATION_EMAIL="it@office.example", DEFAULT_FROM_ADDRESS="me@it.example")
+        files.secrets()
+        said = machine.install()
+        assert said.startswith(NOTHING)
+        assert said.endswith("\nThe relay is ready.\n"), said
+        machine.postfix.sendmail("alerts@domain.com", ["to@external.com"], mail(Subject="sendmail").decode())
+        machine.postfix.smtp("alerts@domain.com", ["to@external.com"], mail(Subject="device").decode())
+        machine.postfix.wait_until_empty()
+        assert sorted(message.subject for message in sandbox.accepted) == ["device", "sendmail"]
+        assert files.log().count("DELIVERED") == 2
+
+
+# ---------------------------------------------------------------- once more
+
+
+def test_a_second_run_changes_nothing_and_says_so(machine: Machine) -> None:
+    machine.install("--networks", "192.168.1.0/24", "--provider", "ses", "--maxproc", "2")
+    before, calls = machine.tree(), machine.called("postfix")
+    assert machine.install().startswith(NOTHING)
+    assert machine.install("--networks", "192.168.1.0/24", "--maxproc", "2").startswith(NOTHING)
+    assert machine.tree() == before
+    assert {call.split()[-1] for call in machine.called("postfix")[len(calls) :]} == {"check", "status"}
+
+
+def test_home_and_account_are_those_of_the_installed_relay(installed: Machine) -> None:
+    before = installed.tree()
+    options = (
+        "--postfix-config",
+        str(installed.postfix.config),
+        "--logrotate-config",
+        str(installed.logrotate),
+    )
+    done = installed.run(str(PROJECT / INSTALLER), *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(NOTHING)
+    assert installed.tree() == before
+
+
+def test_an_upgrade_replaces_the_script_alone(installed: Machine, upgrade: Path) -> None:
+    before = installed.tree()
+    said = installed.install(project=upgrade)
+    assert said.startswith(f"replace {installed.home}/{SCRIPT.name}\nMay send")
+    after = installed.tree()
+    [compiled] = (f"home/__pycache__/{file.name}" for file in (installed.home / "__pycache__").iterdir())
+    assert changed_names({**before}, {**after}) == {TRANSPORT, compiled}
+    assert after[TRANSPORT].content.endswith(b"# Another version.\n")
+    assert installed.install(project=upgrade).startswith(NOTHING)
+
+
+def test_a_script_that_is_not_compiled_is(installed: Machine) -> None:
+    [compiled] = (installed.home / "__pycache__").iterdir()
+    compiled.unlink()
+    assert installed.install().startswith(f"compile {installed.home}/{SCRIPT.name}\nMay send")
+    assert compiled.exists()
+
+
+def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgrade: Path) -> None:
+    marks = {"relay-config.json": "own-configuration", "api-secrets.json": "own-secret"}
+    for name, mark in marks.items():
+        (installed.home / name).write_text(mark)
+    said = [
+        installed.install("--dry-run", "--provider", "ses"),
+        installed.install("--provider", "ses", project=upgrade),
+        installed.install("--uninstall"),
+    ]
+    assert {name: (installed.home / name).read_text() for name in marks} == marks
+    assert "own-" not in "".join(said)
+    assert f"kept: {installed.home}/api-secrets.json; --provider is for a new one only" in said[1]
+
+
+def test_secrets_that_others_can_read_are_closed(installed: Machine) -> None:
+    file = installed.home / "api-secrets.json"
+    file.chmod(0o644)
+    os.chown(file, 0, 0)
+    assert installed.install().startswith(f"set owner and mode of {file}\n")
+    assert (oct(file.stat().st_mode & 0o7777), file.owner()) == (oct(0o600), installed.account)
+
+
+def test_what_the_admin_has_set_since_is_kept_and_said(installed: Machine) -> None:
+    config = installed.postfix.config
+    add_settings(
+        config, ["queue_run_delay = 100s", "smtpd_relay_restrictions = permit_sasl_authenticated, reject"]
+    )
+    entry = installed.service().replace("flags=Rq", "flags=Rq null_sender=")
+    installed.postconf("-M", f"apirelay/unix={entry}")
+    [rotation] = installed.logrotate.iterdir()
+    rotation.write_text("# daily\n")
+    before = installed.tree()
+    said = installed.install()
+    assert installed.tree() == before
+    assert NOTHING in said
+    assert "kept: queue_run_delay = 100s in main.cf" in said
+    assert "postconf -e 'queue_run_delay = 62s'" in said
+    assert "kept: smtpd_relay_restrictions" in said
+    assert f"kept: apirelay in master.cf, changed since the installation: {entry}\n" in said
+    assert f"kept: {rotation}, which is not as this script made it\n" in said
+
+
+def test_the_limit_can_be_set_in_an_entry_of_the_admins_own(installed: Machine) -> None:
+    entry = installed.service().replace("flags=Rq", "flags=Rq null_sender=")
+    installed.postconf("-M", f"apirelay/unix={entry}")
+    installed.install("--maxproc", "4")
+    assert installed.service() == entry.replace(" 1 pipe", " 4 pipe")
+
+
+def test_a_limit_set_by_hand_is_kept(installed: Machine) -> None:
+    installed.postconf("-F", "apirelay/unix/process_limit=3")
+    assert installed.install().startswith(NOTHING)
+    assert " 3 pipe" in installed.service()
+
+
+def test_a_setting_that_was_removed_is_put_back(installed: Machine) -> None:
+    installed.postconf("-X", "default_transport")
+    assert "default_transport: (default) smtp -> apirelay:api-relay\n" in installed.install()
+    assert installed.setting("default_transport") == "apirelay:api-relay"
+
+
+# ---------------------------------------------------------------- who may send
+
+
+def test_without_the_option_only_those_may_send_who_may_already(machine: Machine) -> None:
+    add_settings(machine.postfix.config, ["mynetworks = 127.0.0.0/8 [::1]/128 10.1.0.0/16"])
+    assert "May send without a password: 127.0.0.0/8 [::1]/128 10.1.0.0/16\n" in machine.install()
+    assert machine.setting("mynetworks") == "127.0.0.0/8 [::1]/128 10.1.0.0/16"
+
+
+def test_without_any_networks_only_this_host_may_send(machine: Machine) -> None:
+    machine.postconf("-X", "mynetworks")
+    machine.install()
+    assert machine.setting("mynetworks") == "127.0.0.0/8, [::1]/128"
+
+
+@pytest.mark.parametrize("networks", ["0.0.0.0/0", "10.0.0.0/8,203.0.113.0/24"])
+def test_open_networks_are_refused_before_anything_is_changed(machine: Machine, networks: str) -> None:
+    before = machine.tree()
+    complaint = stderr_of(machine, "--networks", networks)
+    assert f"{networks.split(',')[-1]} is not a private network" in complaint
+    assert "--i-know-this-is-an-open-relay" in complaint
+    assert machine.tree() == before
+    assert not machine.has_account()
+
+
+def test_networks_that_are_open_already_are_refused(machine: Machine) -> None:
+    add_settings(machine.postfix.config, ["mynetworks = 0.0.0.0/0"])
+    assert "0.0.0.0/0 is not a private network" in stderr_of(machine)
+
+
+def test_open_networks_are_set_for_those_who_insist(machine: Machine) -> None:
+    said = machine.install("--networks", "203.0.113.0/24", "--i-know-this-is-an-open-relay")
+    assert machine.setting("mynetworks") == "127.0.0.0/8, [::1]/128, 203.0.113.0/24"
+    assert "close port 25 to everyone else" in said
+
+
+def test_a_service_with_a_setting_of_its_own_is_pointed_out(machine: Machine) -> None:
+    with (machine.postfix.config / "master.cf").open("a") as master:
+        master.write("submission inet n - n - - smtpd -o smtpd_relay_restrictions=permit\n")
+    assert (
+        "note: master.cf has its own value for one service: "
+        "submission/inet/smtpd_relay_restrictions = permit\n" in machine.install()
+    )
+
+
+# ---------------------------------------------------------------- a dry run
+
+
+def test_a_dry_run_changes_nothing(machine: Machine) -> None:
+    before = machine.tree()
+    said = machine.install("--dry-run", "--networks", "192.168.1.0/24", "--provider", "ses", "--maxproc", "4")
+    assert machine.tree() == before
+    assert not machine.has_account()
+    assert "dry run: none of these changes was made\n" in said
+    assert "    mynetworks: 127.0.0.0/8 -> 127.0.0.0/8, [::1]/128, 192.168.1.0/24\n" in said
+    assert "    inet_interfaces: loopback-only -> all\n" in said
+    assert "    default_transport: (default) smtp -> apirelay:api-relay\n" in said
+    assert {call.split()[-1] for call in machine.called("postfix")} == {"status"}
+
+
+def changes_of(said: str) -> list[str]:
+    """The lines that tell of a change, without values: the defaults of some a dry run cannot know."""
+    changes = said.partition("dry run:")[0].partition("May send")[0]
+    return [line.replace("would ", "", 1) for line in changes.splitlines() if " -> " not in line]
+
+
+def test_a_dry_run_says_just_what_a_run_does(machine: Machine, upgrade: Path) -> None:
+    for options in (["--networks", "192.168.1.0/24"], ["--maxproc", "4"], ["--uninstall"]):
+        planned = machine.install("--dry-run", *options, project=upgrade)
+        done = machine.install(*options, project=upgrade)
+        strip = re.compile(r"\.removed\.\w+|\nKept: (?s:.*)")
+        assert changes_of(strip.sub("", planned)) == changes_of(strip.sub("", done))
+
+
+def test_a_dry_run_of_an_upgrade_changes_nothing(installed: Machine, upgrade: Path) -> None:
+    before = installed.tree()
+    said = installed.install("--dry-run", "--maxproc", "4", project=upgrade)
+    assert f"would replace {installed.home}/{SCRIPT.name}\n" in said
+    assert "would reload Postfix\n" in said
+    assert installed.tree() == before
+
+
+def test_a_dry_run_needs_nothing_that_is_not_there(machine: Machine, upgrade: Path) -> None:
+    packages = upgrade / "postfix" / "packages.sh"
+    packages.write_text(packages.read_text().replace("/usr/bin/python3", "/nowhere/python3"))
+    for file in ("main.cf", "master.cf"):
+        (machine.postfix.config / file).rename(machine.base / file)
+    done = machine.attempt("--dry-run", "--networks", "192.168.1.0/24", project=upgrade)
+    for file in ("main.cf", "master.cf"):
+        (machine.base / file).rename(machine.postfix.config / file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("would install the packages python3 python3-boto3 python3-requests\n")
+    assert "mynetworks: (default)  -> this host, 192.168.1.0/24\n" in done.stdout
+
+
+# ---------------------------------------------------------------- copies
+
+
+def on(machine: Machine, date: str) -> None:
+    """Let the installer believe that it is another day."""
+    machine.replace("date", f'case $1 in +%Y%m%d) echo {date} ;; *) exec "$real" "$@" ;; esac')
+
+
+def test_main_cf_and_master_cf_are_saved_once_a_day(machine: Machine) -> None:
+    config = machine.postfix.config
+    original = {name: (config / name).read_bytes() for name in ("main.cf", "master.cf")}
+    on(machine, "20300101")
+    machine.install("--networks", "10.1.0.0/16")
+    machine.install("--networks", "10.2.0.0/16", "--maxproc", "2")
+    first = {name: (config / name).read_bytes() for name in original}
+    on(machine, "20300102")
+    machine.install()
+    assert not list(config.glob("*.20300102")), "there was nothing to change"
+    machine.install("--networks", "10.3.0.0/16", "--maxproc", "3")
+    for name, content in original.items():
+        assert (config / f"{name}.bak.20300101").read_bytes() == content
+        assert (config / f"{name}.bak.20300102").read_bytes() == first[name]
+
+
+def test_an_admins_own_copy_of_the_day_is_left_alone(machine: Machine) -> None:
+    on(machine, "20300101")
+    config = machine.postfix.config
+    (config / "main.cf.bak.20300101").write_text("the admin's")
+    original = (config / "main.cf").read_bytes()
+    machine.install()
+    assert (config / "main.cf.bak.20300101").read_text() == "the admin's"
+    machine.install("--uninstall")
+    assert (config / "main.cf").read_bytes() == original
+
+
+# ---------------------------------------------------------------- the way back
+
+
+def test_uninstalling_puts_the_first_files_back(machine: Machine) -> None:
+    config = machine.postfix.config
+    original = {name: (config / name).read_bytes() for name in ("main.cf", "master.cf")}
+    on(machine, "20300101")
+    machine.install("--networks", "10.1.0.0/16")
+    on(machine, "20300102")
+    machine.install("--networks", "10.2.0.0/16", "--maxproc", "2")
+    said = machine.install("--uninstall")
+    assert {name: (config / name).read_bytes() for name in original} == original
+    assert not (config / SAVED).exists()
+    assert machine.called("postfix")[-1].endswith(" start")
+    assert "changed since the installation" not in said
+    assert f"Kept: {machine.home} with configuration, secrets and log; the account {machine.account}" in said
+    assert {name for name in machine.tree() if re.match("home|logrotate", name)} == {
+        *("home/.", CONFIGURATION, SECRETS, f"home/{LOG}", "logrotate.d/."),
+    }
+    assert machine.install("--uninstall").startswith(NOTHING)
+
+
+def test_what_the_admin_has_added_is_named_and_kept_aside(installed: Machine) -> None:
+    config = installed.postfix.config
+    add_settings(config, ["message_size_limit = 1000000", "queue_run_delay = 100s"])
+    with (config / "master.cf").open("a") as master:
+        master.write("submission inet n - n - - smtpd\n")
+    edited = {name: (config / name).read_bytes() for name in ("main.cf", "master.cf")}
+    said = installed.install("--uninstall")
+    assert (
+        "note: changed since the installation, and not in what is put back: message_size_limit submission\n"
+        in said
+    )
+    for name, content in edited.items():
+        [aside] = config.glob(f"{name}.removed.*")
+        assert aside.read_bytes() == content
+        assert aside.name in said
+
+
+def test_after_uninstalling_the_relay_can_be_installed_again(installed: Machine) -> None:
+    (installed.home / "api-secrets.json").write_text("own-secret")
+    service = installed.service()
+    installed.install("--uninstall")
+    installed.install()
+    assert installed.service() == service
+    assert (installed.home / "api-secrets.json").read_text() == "own-secret"
+    assert (installed.home / SCRIPT.name).exists()
+
+
+def test_a_relay_set_up_by_hand_before_is_left_working(machine: Machine) -> None:
+    entry = adapted_entry(str(machine.home / SCRIPT.name), machine.account, 1)
+    with (machine.postfix.config / "master.cf").open("a") as master:
+        master.write(entry)
+    machine.install()
+    said = machine.install("--uninstall")
+    assert f"kept: {machine.home}/{SCRIPT.name}, which master.cf named before this script came\n" in said
+    assert (machine.home / SCRIPT.name).exists()
+    assert list(machine.logrotate.iterdir())
+
+
+def test_a_postfix_that_does_not_run_is_not_started_to_be_left(installed: Machine) -> None:
+    before = len(installed.called("postfix"))
+    installed.replace("postfix", '[ "${*: -1}" != status ]')
+    installed.install("--uninstall")
+    assert {call.split()[-1] for call in installed.called("postfix")[before:]} == {"check", "status"}
+
+
+# ---------------------------------------------------------------- runs that stop
+
+
+# What each program does before it fails.
+STEPS = {
+    "useradd": "",
+    "runuser": '[[ "$*" == *api-secrets* ]] || exec "$real" "$@"',
+    "cp": '[[ "$*" == *master.cf* ]] || exec "$real" "$@"',
+    "postconf": '[[ " $* " == *" -e "* ]] || exec "$real" "$@"',
+    "postfix": '[ "${*: -1}" = stop ] || exit 0',
+}
+WAY_BACK = {
+    "cp": '[[ "$*" == *original/main.cf* ]] || exec "$real" "$@"',
+    "rm": '[[ "$*" == *__pycache__* ]] || exec "$real" "$@"',
+    "postfix": STEPS["postfix"],
+}
+FAILURE = "echo one >&2; echo what went wrong >&2; exit 9"
+DEATH = "kill -KILL $PPID; sleep 1"
+
+
+@pytest.mark.parametrize("program", STEPS)
+def test_a_run_that_failed_says_why_and_can_be_repeated(machine: Machine, program: str) -> None:
+    with_failing(machine, program, FAILURE)
+    complaint = stderr_of(machine, "--networks", "192.168.1.0/24")
+    assert re.fullmatch(r"install.sh: .*what went wrong.*: \w.*\n", complaint)
+    finish(machine, program)
+
+
+@pytest.mark.parametrize("program", ["runuser", "cp", "postconf", "postfix"])
+def test_a_run_that_was_killed_can_be_repeated(machine: Machine, program: str) -> None:
+    with_failing(machine, program, DEATH)
+    assert machine.attempt("--networks", "192.168.1.0/24").returncode == -signal.SIGKILL
+    finish(machine, program)
+
+
+def with_failing(machine: Machine, program: str, ending: str) -> None:
+    """Let a program end badly, where STEPS does not say that it is to run as usual."""
+    machine.replace(program, f"{STEPS[program]}\n{ending}")
+
+
+def finish(machine: Machine, program: str) -> None:
+    """Run the installer once more, with the program as it should be."""
+    mend(machine, program)
+    machine.install("--networks", "192.168.1.0/24")
+    assert machine.called("postfix")[-1].endswith(" start"), "Postfix was never told"
+    before = machine.tree()
+    assert machine.install("--networks", "192.168.1.0/24").startswith(NOTHING)
+    assert machine.tree() == before
+
+
+def mend(machine: Machine, program: str) -> None:
+    """Let a program be as it should be."""
+    if program == "postfix":
+        machine.replace("postfix")
+    else:
+        machine.give_back(program)
+
+
+@pytest.mark.parametrize("program", WAY_BACK)
+def test_uninstalling_can_be_repeated(installed: Machine, program: str) -> None:
+    config = installed.postfix.config
+    original = (config / SAVED / "original" / "main.cf").read_bytes()
+    calls = len(installed.called("postfix"))
+    installed.replace(program, f"{WAY_BACK[program]}\n{DEATH}")
+    assert installed.attempt("--uninstall").returncode == -signal.SIGKILL
+    mend(installed, program)
+    installed.install("--uninstall")
+    assert "start" in {call.split()[-1] for call in installed.called("postfix")[calls:]}
+    assert (config / "main.cf").read_bytes() == original
+    assert not (config / SAVED).exists()
+    assert not (installed.home / SCRIPT.name).exists()
+
+
+def test_what_postfix_check_finds_ends_the_run(machine: Machine) -> None:
+    machine.replace("postfix", 'if [ "${*: -1}" = check ]; then echo fatal: no good >&2; exit 1; fi')
+    assert "postfix check: fatal: no good: mend that, then run this again" in stderr_of(machine)
+
+
+def test_secrets_that_are_a_link_are_refused_and_not_followed(installed: Machine) -> None:
+    elsewhere = installed.base / "elsewhere"
+    elsewhere.touch()
+    file = installed.home / "api-secrets.json"
+    file.unlink()
+    file.symlink_to(elsewhere)
+    assert f"{file} is a link" in stderr_of(installed)
+    assert elsewhere.owner() == "root"
+
+
+def test_a_home_that_the_account_cannot_enter_is_told(machine: Machine) -> None:
+    machine.base.chmod(0o700)
+    complaint = stderr_of(machine)
+    assert f"the account {machine.account} cannot write in {machine.home}: let it enter" in complaint
+
+
+def test_a_home_may_be_a_link(machine: Machine) -> None:
+    (machine.base / "other").mkdir()
+    machine.home.symlink_to(machine.base / "other")
+    machine.install()
+    assert (machine.base / "other").owner() == machine.account
+    assert machine.install().startswith(NOTHING)
+
+
+def test_a_directory_of_something_else_is_not_taken(machine: Machine) -> None:
+    machine.home.mkdir()
+    (machine.home / "precious").touch()
+    assert f"{machine.home} is in use and not the relay's" in stderr_of(machine)
+    assert machine.home.owner() == "root"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--network", "10.1.0.0/16"], "unknown option --network: see --help"),
+        (["10.1.0.0/16"], "unknown option 10.1.0.0/16"),
+        (["--networks"], "--networks needs a value"),
+        (["--provider", "smtp"], "--provider smtp: it must be graph or ses"),
+        (["--maxproc", "0"], "--maxproc 0: it must be a whole number from 1"),
+        (["--home", "relay"], "--home relay: it must be an absolute path"),
+        (["--home", "/opt/a relay"], "it must be an absolute path of letters"),
+        (["--home", "/opt/../etc"], "it must be an absolute path of letters"),
+        (["--user", "root"], "the account root is root"),
+        (["--networks", "10.1.2.3/24"], "10.1.2.3/24 has host bits set: write networks like"),
+    ],
+)
+def test_options_that_make_no_sense_are_explained(
+    machine: Machine, options: list[str], complaint: str
+) -> None:
+    before = machine.tree()
+    assert complaint in stderr_of(machine, *options)
+    assert machine.tree() == before
+
+
+def test_options_may_have_an_equals_sign(machine: Machine) -> None:
+    assert "-> 127.0.0.0/8, [::1]/128, 10.1.0.0/16" in machine.install("--dry-run", "--networks=10.1.0.0/16")
+
+
+def test_help_names_every_option() -> None:
+    text = run(str(PROJECT / "postfix" / "install.sh"), "--help")
+    source = (PROJECT / "postfix" / "install.sh").read_text()
+    accepted = set(
+        re.findall(r"--[a-z-]+", source[source.index("parse_options() {") : source.index("take_option() {")])
+    )
+    assert accepted == set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
+
+
+def test_an_incomplete_release_is_told(machine: Machine, upgrade: Path) -> None:
+    (upgrade / "postfix" / "master.cf").unlink()
+    done = machine.attempt(project=upgrade)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "postfix/master.cf is missing: unpack the whole release" in done.stderr
+
+
+# ---------------------------------------------------------------- SELinux
+
+
+@pytest.fixture
+def enforcing(machine: Machine) -> Machine:
+    """A machine that says it has SELinux and keeps the modules that it is given; they are really built."""
+    store = machine.base / "modules"
+    store.mkdir()
+    machine.replace("selinuxenabled")
+    machine.replace(
+        "semodule",
+        f"""case $1 in
+            -i) cp "$2" {store}/ ;;
+            -H) cp {store}/"$3".pp . ;;
+            -l) ls {store} | sed 's/\\.pp$//' ;;
+            -r) rm {store}/"$2".pp ;;
+        esac""",
+    )
+    machine.replace("restorecon")
+    machine.replace("chcon")
+    return machine
+
+
+def test_the_module_is_built_for_this_home_and_installed_once(enforcing: Machine) -> None:
+    assert f"install the SELinux module postfix-relay and label {enforcing.home}\n" in enforcing.install()
+    module = (enforcing.base / "modules" / "postfix-relay.pp").read_bytes()
+    assert f"{enforcing.home}(/.*)?".encode() in module
+    assert f"{enforcing.home}/postfix-api-relay    --".encode() in module
+    assert enforcing.called("restorecon")[-1] == f"-R {enforcing.home}"
+    assert enforcing.install().startswith(NOTHING)
+
+
+def test_a_new_script_has_the_label_of_the_old_one_before_it_takes_its_place(
+    enforcing: Machine, upgrade: Path
+) -> None:
+    enforcing.install()
+    assert enforcing.called("chcon") == []
+    enforcing.install(project=upgrade)
+    [call] = enforcing.called("chcon")
+    assert re.fullmatch(
+        rf"--reference={enforcing.home}/{SCRIPT.name} {enforcing.home}/{SCRIPT.name}\.\w+~", call
+    )
+
+
+def test_wrong_labels_are_mended(enforcing: Machine) -> None:
+    enforcing.install()
+    enforcing.replace("restorecon", '[[ "$*" != *-n* ]] || echo Would relabel')
+    assert f"label {enforcing.home}\n" in enforcing.install()
+
+
+def test_uninstalling_removes_the_module(enforcing: Machine) -> None:
+    enforcing.install()
+    assert "remove the SELinux module postfix-relay\n" in enforcing.install("--uninstall")
+    assert not list((enforcing.base / "modules").iterdir())
+    assert enforcing.install("--uninstall").startswith(NOTHING)
