@@ -1,6 +1,8 @@
 #!/bin/bash
 # Everything that is checked, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
 #     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
+# Or, with nothing else, the installation in fresh systems:
+#     sudo tests/run.sh --fresh [DEBIAN_RELEASE...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/machine.sh
@@ -37,6 +39,11 @@ install_packages \
 make_venv .venv "$PYTHON" pyproject.toml '.[test]'
 # pip builds in the source's own directory.
 rm -rf build postfix_api_relay.egg-info
+
+if [ "${1-}" = --fresh ]; then
+    shift
+    exec tests/fresh.sh "$@"
+fi
 
 .venv/bin/ruff check
 .venv/bin/mypy

@@ -1,0 +1,132 @@
+"""From a fresh system to delivered mail, as an admin goes it; run by fresh.sh, alone in its namespaces.
+
+The argument is a root with the project in /project, and with the packages that the installer wants in apt's
+cache. The provider is on this side of the root. Exits 0 only if every message arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from helpers.mail import mail
+from sandbox import Sandbox
+
+HOME = "opt/postfix-relay"
+SENDER = "relay@office.example"
+INSTALL = "/project/postfix/install.sh"
+# What an admin knows of a system when something is wrong.
+VERSIONS = """
+. /etc/os-release; echo "$PRETTY_NAME"
+/usr/bin/python3 --version
+dpkg-query -W -f '${Package} ${Version}\n' postfix python3-requests python3-boto3
+"""
+
+
+class Root:
+    """The system in a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *command: str, message: bytes = b"") -> str:
+        """Run a command in it and show it; its output, or SystemExit when it fails."""
+        print("$", *(word if "\n" not in word else "..." for word in command), flush=True)
+        done = subprocess.run(
+            ["chroot", str(self.path), *command],
+            input=message,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+        )
+        print(done.stdout.decode(), end="", flush=True)
+        if done.returncode:
+            sys.exit(f"{command[0]} ended with {done.returncode}")
+        return done.stdout.decode()
+
+    def edit(self, name: str, **changes: object) -> None:
+        """Change keys of one of the relay's two files, as an editor does: owner and mode stay."""
+        file = self.path / HOME / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}, indent=2))
+
+    def log(self) -> str:
+        """The relay's log."""
+        return (self.path / HOME / "postfix-api-relay.log").read_text()
+
+
+def wait_for(root: Root, sandbox: Sandbox, subjects: set[str]) -> None:
+    """Return when these messages have arrived; after a minute SystemExit, with what there is to see."""
+    limit = time.monotonic() + 60
+    while not subjects <= {message.subject for message in sandbox.accepted}:
+        if time.monotonic() > limit:
+            root.run("postqueue", "-p")
+            sys.exit(f"{root.log()}\nnot within a minute: {subjects}")
+        time.sleep(0.1)
+
+
+def configure(root: Root, sandbox: Sandbox, provider: str) -> None:
+    """Give the relay the credentials of a provider, which is the sandbox."""
+    root.edit(
+        "api-secrets.json",
+        API_PROVIDER=provider,
+        API_TENANT_OR_REGION="us-east-1" if provider == "ses" else sandbox.tenant,
+        API_ID=sandbox.client_id,
+        API_SECRET=sandbox.secret,
+        API_ENDPOINT=sandbox.url,
+        API_LOGIN_ENDPOINT=sandbox.url,
+    )
+    root.edit(
+        "relay-config.json",
+        ADMIN_NOTIFICATION_EMAIL="it@office.example",
+        DEFAULT_FROM_ADDRESS=SENDER,
+        CA_BUNDLE=f"/{sandbox.ca_file.relative_to(root.path)}",
+    )
+
+
+def send(root: Root, subject: str) -> None:
+    """Submit a message as a program on the relay does, and another as a device does."""
+    recipient = "to@external.com"
+    message = mail(From=SENDER, Subject=f"{subject}, sendmail")
+    root.run("/usr/sbin/sendmail", "-f", SENDER, recipient, message=message)
+    with smtplib.SMTP("127.0.0.1", 25, "device.domain.com", 30) as client:
+        client.sendmail(SENDER, [recipient], mail(From=SENDER, Subject=f"{subject}, device"))
+
+
+def expect(said: str, part: str) -> None:
+    """SystemExit unless a command said something."""
+    if part not in said:
+        sys.exit(f"it should have said: {part}")
+
+
+def trial(root: Root, sandbox: Sandbox) -> None:
+    """Install, configure, send, install again and uninstall."""
+    expect(root.run(INSTALL, "--networks", "192.168.1.0/24"), "start Postfix\n")
+    for provider in ("graph", "ses"):
+        configure(root, sandbox, provider)
+        send(root, provider)
+        wait_for(root, sandbox, {f"{provider}, sendmail", f"{provider}, device"})
+    print(root.log(), end="")
+    said = root.run(INSTALL)
+    expect(said, "nothing to change\n")
+    expect(said, "\nThe relay is ready.\n")
+    expect(root.run(INSTALL, "--uninstall"), "/etc/postfix/main.cf back as it was")
+    expect(root.run(INSTALL, "--uninstall"), "nothing to change\n")
+    root.run("sh", "-c", VERSIONS)
+
+
+def main() -> None:
+    """Run as a program."""
+    root = Root(Path(sys.argv[1]))
+    directory = root.path / "sandbox"
+    directory.mkdir()
+    with Sandbox(directory=directory) as sandbox:
+        trial(root, sandbox)
+        print(f"delivered: {[message.subject for message in sandbox.accepted]}")
+
+
+if __name__ == "__main__":
+    main()
