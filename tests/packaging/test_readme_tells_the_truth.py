@@ -1,19 +1,64 @@
-"""What README.md says in tables is what the script and the tests are."""
+"""What README.md says is what the script, the examples, Postfix's settings and the tests are."""
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
+import subprocess
 from types import ModuleType
 
-TOP = Path(__file__).resolve().parents[2]
+import pytest
+from helpers.home import SCRIPT, RelayHome
+from helpers.mail import mail
+from helpers.pipe import pipe
+from helpers.postfix import PROJECT, fragment_settings
+from helpers.readme import OWN, README, Block, blocks, section, sections, spans, table, tables
+from helpers.templates import literals, unprintable
+from sandbox import Accepted, Sandbox
+
+ALL = "postfix-api-relay"
+# The tests that run the commands under a heading.
+MACHINE = "tests/packaging/test_readme_commands_work.py"
+DEVICES = "tests/postfix/test_devices_that_want_tls_or_a_password.py"
+RUN_BY = {
+    "Quick start": MACHINE,
+    "Monitoring": MACHINE,
+    "Troubleshooting": MACHINE,
+    "Upgrading": MACHINE,
+    "Uninstalling": MACHINE,
+    "1. Account and files": MACHINE,
+    "3. Postfix": MACHINE,
+    "5. Log rotation": MACHINE,
+    "6. Try it": MACHINE,
+    "Devices that want TLS": DEVICES,
+    "Devices that want a password": DEVICES,
+}
+# What the page quotes of Postfix, and of the headers and settings that it is about.
+NOT_OF_THE_SCRIPT = {
+    "Command died with signal 14",
+    "Permission denied",
+    "Recipient address rejected: Access denied",
+    OWN.strip(),
+    "MAIL FROM",
+    "argv=/opt/postfix-relay/postfix-api-relay --home /opt/other-tenant ${sender} …",
+}
+# SES's API authorizes SendEmail with raw content as SendRawEmail.
+ACTIONS = {"ses:SendEmail", "ses:SendRawEmail", "ses:GetSendQuota"}
 
 
-def table(heading: str) -> list[list[str]]:
-    """The rows, without the head, of the first table under a heading of README.md."""
-    section = (TOP / "README.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+@pytest.fixture(scope="module")
+def text() -> str:
+    """The whole page."""
+    return README.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def quoted() -> list[str]:
+    """What stands between backquotes outside of blocks."""
+    return list(dict.fromkeys(span for line in section(ALL).lines for span in spans(line)))
+
+
+# ---------------------------------------------------------------- tables
 
 
 def test_the_outcomes_are_the_scripts(relay: ModuleType) -> None:
@@ -24,18 +69,228 @@ def test_the_outcomes_are_the_scripts(relay: ModuleType) -> None:
     assert table("Outcomes") == expected
 
 
+def setting_rows(relay: ModuleType, kind: type) -> list[list[str]]:
+    """The rows that the script's table of settings asks for."""
+    rows = []
+    for key, spec in relay.settings_of(kind).items():
+        with pytest.raises(ValueError) as wanted:
+            spec.read(object())
+        default = "required" if spec.default is relay.REQUIRED else f"`{json.dumps(spec.default)}`"
+        rows.append([f"`{key}`", spec.about, str(wanted.value), default, f"`{json.dumps(spec.example)}`"])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"), [("relay-config.json", "RelayConfig"), ("api-secrets.json", "ApiSecrets")]
+)
+def test_the_settings_are_the_scripts(relay: ModuleType, file: str, kind: str) -> None:
+    assert table(file) == setting_rows(relay, getattr(relay, kind))
+
+
+def test_the_numbers_are_the_scripts_and_postfixs(relay: ModuleType) -> None:
+    fragment = dict(line.split(" = ", 1) for line in fragment_settings(PROJECT / "postfix" / "main.cf"))
+    rows = table("Rate limit and retries")
+    assert len(rows) > 10
+    for what, value, name in rows:
+        key = name.strip("`")
+        found = fragment[key] if key in fragment else str(getattr(relay, key))
+        assert value.split()[0] == found.removesuffix("s"), what
+
+
+def notices(accepted: list[Accepted]) -> list[Accepted]:
+    return [message for message in accepted if message.to == ["admin@domain.com"]]
+
+
+def test_the_sender_rules_are_what_happens(home: RelayHome, sandbox: Sandbox) -> None:
+    example = json.loads((PROJECT / "relay-config.json.example").read_text(encoding="utf-8"))
+    home.configure(**{key: value for key, value in example.items() if value and not key.startswith("_")})
+    rows = table("Sender rules")
+    assert len(rows) > 5
+    for sender, client, goes_out, notice, _why in rows:
+        before = len(sandbox.accepted)
+        # As pipe(8) shows the null sender.
+        envelope = "MAILER-DAEMON" if sender == "`<>`" else sender.strip("`")
+        message = mail(From=envelope)
+        delivery = pipe(home, message, "to@external.com", sender=envelope, client=client.strip("`"))
+        assert delivery.verdict == "sent"
+        accepted, *more = sandbox.accepted[before:]
+        assert (accepted.mailbox, notices(more)) == (goes_out.strip("`"), more)
+        assert notice == ("yes" if more else "no"), sender
+
+
+def test_the_options_are_the_installers() -> None:
+    done = subprocess.run(
+        ["bash", PROJECT / "postfix" / "install.sh", "--help"], capture_output=True, text=True, timeout=60
+    )
+    known = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
+    shown = re.findall(r"--[a-z-]+", " ".join(row[0] for row in table("Quick start")))
+    assert sorted(shown) == sorted(known)
+
+
+def test_a_status_is_judged_as_the_table_says(relay: ModuleType) -> None:
+    rows = {row[0]: row[1:] for row in table("Monitoring")}
+    minutes = [
+        f"{limit // 60} minutes" for limit in (relay.QUEUE_WARNING_SECONDS, relay.QUEUE_CRITICAL_SECONDS)
+    ]
+    assert rows["the oldest deferred mail has waited for"] == minutes
+    assert rows["the credentials end within"] == [f"{relay.EXPIRY_WARNING_DAYS} days", "0 days"]
+
+
+def test_metrics_exist(quoted: list[str]) -> None:
+    named = [span for span in quoted if span.startswith("postfix_api_relay_")]
+    pieces = literals(SCRIPT.read_text(encoding="utf-8"))
+    assert len(named) > 3
+    assert [name for name in named if name.removeprefix("postfix_api_relay_") not in pieces] == []
+
+
 def test_every_promise_names_tests_that_exist() -> None:
     rows = table("Promises")
     assert len(rows) == 9
     for promise, _how, proofs in rows:
-        files = re.findall(r"`(tests/[^`]+)`", proofs)
-        assert files, promise
-        for file in files:
-            assert (TOP / file).is_file(), file
+        assert re.findall(r"`(tests/[^`]+)`", proofs), promise
 
 
-def test_links_lead_to_files() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (TOP / "README.md").read_text(encoding="utf-8"))
+def test_the_policy_allows_what_the_relay_does() -> None:
+    [policy] = [json.loads(block.text) for block in section("Amazon SES").blocks if block.language == "json"]
+    allowed: list[str] = []
+    for statement in policy["Statement"]:
+        actions = statement["Action"]
+        allowed += [actions] if isinstance(actions, str) else actions
+    assert sorted(allowed) == sorted(ACTIONS)
+    source = SCRIPT.read_text(encoding="utf-8")
+    assert "Action=GetSendQuota&" in source
+    assert "/v2/email/outbound-emails" in source
+
+
+# ---------------------------------------------------------------- links and names
+
+
+def test_links_lead_to_files_and_headings(text: str) -> None:
+    links = re.findall(r"\]\(([^):]+)\)", text)
     assert links
+    headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in sections(text)}
     for link in links:
-        assert (TOP / link).exists(), link
+        known = link[1:] in headings if link.startswith("#") else (PROJECT / link).exists()
+        assert known, link
+
+
+def test_files_of_the_project_exist(quoted: list[str]) -> None:
+    words = [word for span in quoted for word in span.removeprefix("sudo ").split()[:1]]
+    files = [word for word in words if re.match(r"(tests|postfix|selinux|logrotate)/", word)]
+    assert "tests/run.sh" in files
+    assert [file for file in files if not (PROJECT / file).exists()] == []
+
+
+def test_keys_and_constants_exist(relay: ModuleType, quoted: list[str]) -> None:
+    known = {key for kind in (relay.RelayConfig, relay.ApiSecrets) for key in relay.settings_of(kind)}
+    words = {word for span in quoted for word in re.findall(r"\b[A-Z]+_[A-Z_]+\b(?!…)", span)}
+    assert known <= words
+    others = {word for word in words - known if not hasattr(relay, word) and not word.startswith("YOUR_")}
+    # A mistake that the page is about.
+    assert others == {"VALID_FROM_ADRESSES"}
+
+
+def test_postfixs_settings_are_known_to_postfix(quoted: list[str]) -> None:
+    named = [re.fullmatch(r"([a-z]+(?:_[a-z]+)+)(?: = .*)?", span) for span in quoted]
+    metrics = ("postfix_api_relay_", "node_textfile_")
+    names = [match[1] for match in named if match and not match[1].startswith(metrics)]
+    assert "queue_run_delay" in names
+    done = subprocess.run(["postconf", "-d"], capture_output=True, text=True, timeout=60)
+    known = set(re.findall(r"^(\w+) =", done.stdout, re.MULTILINE))
+    fragment = {line.split(" = ")[0] for line in fragment_settings(PROJECT / "postfix" / "main.cf")}
+    assert [name for name in names if name not in known | fragment] == []
+
+
+def test_options_of_our_programs_exist(relay: ModuleType, text: str) -> None:
+    texts = {
+        "postfix-api-relay": relay.help_text(),
+        "install.sh": (PROJECT / "postfix" / "install.sh").read_text(encoding="utf-8"),
+        "run.sh": (PROJECT / "tests" / "run.sh").read_text(encoding="utf-8"),
+    }
+    used = re.findall(r"(postfix-api-relay|install\.sh|run\.sh)((?: [\w./@-]+)+)", text)
+    found = [(program, option) for program, rest in used for option in re.findall(r" (--[a-z-]+)", rest)]
+    assert ("postfix-api-relay", "--check") in found
+    assert [(program, option) for program, option in found if option not in texts[program]] == []
+
+
+# ---------------------------------------------------------------- what is quoted
+
+
+def is_quoted_text(span: str) -> bool:
+    """Whether a span is neither a command nor a setting, but something that one reads."""
+    first = span.removeprefix("sudo ").split()[0]
+    is_command = first in {"apt", "chmod", "dnf", "journalctl", "pip", "postconf", "postqueue", "restorecon"}
+    is_ours = "/" in first or first.startswith("--") or first == ALL
+    is_setting = re.fullmatch(r"\w+ = \S+", span)
+    return " " in span and not (is_command or is_ours or is_setting)
+
+
+def test_what_the_page_quotes_is_what_the_script_can_say(quoted: list[str]) -> None:
+    pieces = literals(SCRIPT.read_text(encoding="utf-8"))
+    [first, *_] = tables("Troubleshooting")
+    cells = [span for row in first[1:] for span in spans(row[0])]
+    assert len(cells) > 20
+    texts = dict.fromkeys([*cells, *(span for span in quoted if is_quoted_text(span))])
+    wrong = {span: unprintable(span, pieces) for span in texts if span not in NOT_OF_THE_SCRIPT}
+    assert {span: parts for span, parts in wrong.items() if parts} == {}
+
+
+def test_what_a_block_shows_is_what_the_script_can_say() -> None:
+    pieces = literals(SCRIPT.read_text(encoding="utf-8"))
+    shown = {block.heading: block.text.splitlines() for block in blocks("")}
+    # A drawing, and lines that another test compares with those of a delivery.
+    assert set(shown) - {"Quick start", "Monitoring"} == {"The way of a message", "6. Try it"}
+    lines = [*shown["Quick start"], *shown["Monitoring"]]
+    wrong = {line: unprintable(line, pieces) for line in lines}
+    assert {line: parts for line, parts in wrong.items() if parts} == {}
+
+
+def test_words_in_the_text_cannot_be_made_of_anything() -> None:
+    pieces = literals(SCRIPT.read_text(encoding="utf-8"))
+    assert unprintable("rate limit reached (28/28 per minute), deferring", pieces) == []
+    assert unprintable("rate limit reached (28/28 per hour), deferring", pieces) != []
+    assert unprintable("Graph sendMail fails: HTTP 403", pieces) != []
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def is_run(block: Block) -> bool:
+    """Whether a test under RUN_BY runs the block."""
+    test = RUN_BY.get(block.heading)
+    return bool(test and f'"{block.heading}"' in (PROJECT / test).read_text(encoding="utf-8"))
+
+
+def test_every_block_of_commands_is_run_or_marked() -> None:
+    found = blocks("sh")
+    assert len(found) > 15
+    assert [block for block in found if not (block.text.startswith(OWN) or is_run(block))] == []
+
+
+def test_every_block_of_commands_is_a_shells() -> None:
+    for block in blocks("sh"):
+        done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), block
+
+
+def test_blocks_are_of_languages_that_are_looked_at() -> None:
+    looked_at = {"sh", "json", "cron", "sudoers", "ini"}
+    shown = {"console", "powershell", ""}
+    assert {block.language for block in section(ALL).blocks} == looked_at | shown
+
+
+def test_scripts_that_are_started_exist() -> None:
+    lines = [line for block in blocks("sh") for line in block.text.splitlines()]
+    started = {
+        match[1] for match in (re.match(r"(?:sudo )?(\w+/[\w.-]+\.sh)\b", line) for line in lines) if match
+    }
+    assert started == {"postfix/install.sh", "selinux/build.sh"}
+    assert [name for name in started if not (PROJECT / name).is_file()] == []
+
+
+def test_the_demonstrations_exist() -> None:
+    shown = [line for block in blocks("console") for line in block.text.splitlines()]
+    names = [re.match(r"\$ sudo (\S+)", line) for line in shown]
+    scripts = [match[1] for match in names if match]
+    assert scripts == ["tests/demo.sh", "tests/run.sh"]
+    assert all((PROJECT / name).is_file() for name in scripts)

@@ -1,0 +1,97 @@
+"""README.md in its parts, for the tests that hold it to its word."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+# The first line of a block of commands that depend on the reader's site and are run by no test.
+OWN = "# yours to adapt\n"
+
+
+class Block(NamedTuple):
+    """A fenced block: the heading that it stands under, its language ("" without one) and its text."""
+
+    heading: str
+    language: str
+    text: str
+
+
+class Section(NamedTuple):
+    """What stands under a heading, that of its subsections included."""
+
+    lines: list[str]  # without the fenced blocks
+    blocks: list[Block]
+
+
+def sections(text: str) -> dict[str, Section]:
+    """A Markdown text by its headings; AssertionError where two are the same."""
+    found: dict[str, Section] = {}
+    path: list[tuple[int, str]] = []
+    fence: list[str] | None = None
+    language = ""
+    for line in text.splitlines():
+        heading = None if fence is not None else re.fullmatch("(#+) (.*)", line)
+        if heading:
+            level, title = len(heading[1]), heading[2]
+            assert title not in found, f"two sections {title!r}"
+            path = [(above, name) for above, name in path if above < level] + [(level, title)]
+            found[title] = Section([], [])
+        elif line.startswith("```") and fence is None:
+            fence, language = [], line[3:]
+        elif line == "```" and fence is not None:
+            block = Block(path[-1][1], language, "".join(part + "\n" for part in fence))
+            for _level, name in path:
+                found[name].blocks.append(block)
+            fence = None
+        elif fence is not None:
+            fence.append(line)
+        else:
+            for _level, name in path:
+                found[name].lines.append(line)
+    assert fence is None, "a block without an end"
+    return found
+
+
+def section(heading: str) -> Section:
+    """The section of README.md under this heading."""
+    return sections(README.read_text(encoding="utf-8"))[heading]
+
+
+def blocks(language: str) -> list[Block]:
+    """All blocks of README.md in this language."""
+    [title] = re.findall("^# (.*)$", README.read_text(encoding="utf-8").split("\n```")[0], re.MULTILINE)
+    return [block for block in section(title).blocks if block.language == language]
+
+
+def commands(heading: str) -> list[str]:
+    """The blocks of commands under a heading that the tests run; AssertionError where there are none."""
+    texts = [block.text for block in section(heading).blocks if block.language == "sh"]
+    found = [text for text in texts if not text.startswith(OWN)]
+    assert found, f"no commands under {heading!r}"
+    return found
+
+
+def tables(heading: str) -> list[list[list[str]]]:
+    """The tables under a heading: their rows, the head first."""
+    found: list[list[list[str]]] = []
+    inside = False
+    for line in section(heading).lines:
+        if line.startswith("|") and not inside:
+            found.append([])
+        inside = line.startswith("|")
+        if inside and not re.fullmatch("[| -]+", line):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows, without the head, of the first table under a heading."""
+    return tables(heading)[0][1:]
+
+
+def spans(text: str) -> list[str]:
+    """What stands between backquotes in a line or a cell."""
+    return re.findall("`([^`]+)`", text)
