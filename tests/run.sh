@@ -34,7 +34,10 @@ install_packages \
     semodule_package semodule-utils policycoreutils \
     sesearch setools setools-console \
     matchpathcon selinux-utils libselinux-utils \
-    '/etc/selinux/*/policy/policy.*' selinux-policy-default selinux-policy-targeted
+    '/etc/selinux/*/policy/policy.*' selinux-policy-default selinux-policy-targeted \
+    openssl openssl openssl \
+    saslpasswd2 sasl2-bin cyrus-sasl-lib \
+    '/usr/lib*/*/sasl2/liblogin.so' libsasl2-modules cyrus-sasl-plain
 
 make_venv .venv "$PYTHON" pyproject.toml '.[test]'
 # pip builds in the source's own directory.

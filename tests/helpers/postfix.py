@@ -33,6 +33,7 @@ bounce    unix  -       -       n       -       0       bounce
 defer     unix  -       -       n       -       0       bounce
 trace     unix  -       -       n       -       0       bounce
 flush     unix  n       -       n       1000?   0       flush
+tlsmgr    unix  -       -       n       1000?   1       tlsmgr
 proxymap  unix  -       -       n       -       -       proxymap
 showq     unix  n       -       n       -       -       showq
 error     unix  -       -       n       -       -       error

@@ -1,0 +1,226 @@
+"""README.md's commands, as they stand there, on a machine of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.home import LOG
+from helpers.install import Machine, release
+from helpers.mail import mail
+from helpers.readme import blocks, commands, section, spans
+from helpers.shell import ACCOUNT, Shell
+from sandbox import Sandbox
+
+COLLECTOR = "/var/lib/prometheus/node-exporter"
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A machine without the relay, whose Postfix is not started."""
+    with Machine(quiet=False) as new:
+        yield new
+
+
+@pytest.fixture
+def shell(machine: Machine) -> Shell:
+    """A shell in which the README's paths and accounts are that machine's."""
+    collector = machine.base / "node-exporter"
+    collector.mkdir()
+    changes = {
+        r"\bpostfix/install\.sh\b": " ".join(machine.command()),
+        "--(check|status)": rf"--\1 --postfix-config {machine.postfix.config}",
+        COLLECTOR: str(collector),
+        "/etc/logrotate.d": str(machine.logrotate),
+        "/opt/postfix-relay": str(machine.home),
+        ACCOUNT: machine.account,
+    }
+    return Shell(machine.postfix.config, machine.programs, changes)
+
+
+@pytest.fixture
+def project(machine: Machine, shell: Shell) -> Path:
+    """The project's directory, with the fragments for that machine."""
+    copy = release(machine.base)
+    for name in ("logrotate/postfix-api-relay", "postfix/master.cf"):
+        (copy / name).write_text(shell.adapted((copy / name).read_text()))
+    return copy
+
+
+@pytest.fixture
+def installed(machine: Machine, shell: Shell, sandbox: Sandbox) -> Machine:
+    """That machine with the relay, configured for the sandbox."""
+    for text in install_commands():
+        shell.run(text)
+    configure(machine, sandbox)
+    return machine
+
+
+def install_commands() -> list[str]:
+    """The quick start up to where files are edited."""
+    return [text for text in commands("Quick start") if "install.sh" in text]
+
+
+def configure(machine: Machine, sandbox: Sandbox) -> None:
+    """Do what the README leaves to an editor."""
+    files = machine.files(sandbox.url, sandbox.ca_file)
+    # Not the example's, which the check would complain of.
+    files.configure(ADMIN_NOTIFICATION_EMAIL="it@domain.com", DEFAULT_FROM_ADDRESS="relay@domain.com")
+    files.secrets()
+
+
+def normalised(line: str) -> str:
+    """A line of the log without what differs from run to run: times, ids and the recipients' order."""
+    line = re.sub(r"^\[\S+\]|\bid='[^']*'|queue_id='[^']*'", "", line)
+    return re.sub(r"recipients=\[(.*?)\]", lambda found: str(sorted(found[1].split(", "))), line)
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_the_steps_by_hand_make_a_working_relay(
+    machine: Machine, shell: Shell, project: Path, sandbox: Sandbox
+) -> None:
+    [files] = commands("1. Account and files")
+    assert shell.run(files, project).endswith("postfix-api-relay 1.0.0\n")
+    configure(machine, sandbox)
+    [postfix] = commands("3. Postfix")
+    shell.run(postfix, project)
+    [rotation] = commands("5. Log rotation")
+    shell.run(rotation, project)
+    [trial] = commands("6. Try it")
+    shell.run(trial, project)
+    machine.postfix.wait_until_empty()
+
+    subjects = sorted(message.subject.partition(":")[0] for message in sandbox.accepted)
+    assert subjects == [
+        *("[RELAY TEST] BCC", "[RELAY TEST] Basic", "[RELAY TEST] Override"),
+        "[postfix-api-relay] Sender replaced",
+    ]
+    [shown] = [block.text for block in section("6. Try it").blocks if block.language == ""]
+    log = [normalised(line) for line in (machine.home / LOG).read_text().splitlines()]
+    assert [line for line in map(normalised, shown.splitlines()) if line not in log] == []
+
+
+def test_the_steps_by_hand_set_what_the_installer_sets(machine: Machine, shell: Shell, project: Path) -> None:
+    for heading in ("1. Account and files", "3. Postfix", "5. Log rotation"):
+        for text in commands(heading):
+            shell.run(text, project)
+    printed = machine.install("--networks", "192.168.1.0/24", project=project)
+    changes = printed.partition("May send without a password")[0].splitlines()
+    # In another home the rotation has another name, and the notes are the installer's own.
+    assert [line.split()[0] for line in changes] == ["write", "note"]
+
+
+# ---------------------------------------------------------------- with the installer
+
+
+def test_the_quick_start_delivers(installed: Machine, sandbox: Sandbox) -> None:
+    installed.postfix.sendmail(
+        "alerts@domain.com", ["admin@domain.com"], mail(To="admin@domain.com").decode()
+    )
+    installed.postfix.wait_until_empty()
+    [message] = sandbox.accepted
+    assert (message.provider, message.to) == ("graph", ["admin@domain.com"])
+
+
+def test_an_upgrade_changes_nothing_else(installed: Machine, shell: Shell) -> None:
+    before = contents(installed)
+    with_the_installer, by_hand = commands("Upgrading")
+    assert "nothing to change" in shell.run(with_the_installer)
+    shell.run(by_hand)
+    assert contents(installed) == before
+    [check] = [command for command in dict.fromkeys(checks()) if "--check" in command]
+    assert ".pyc is up to date\n" in shell.run(check)
+
+
+def contents(machine: Machine) -> dict[str, bytes]:
+    """What is in the files, but for the compiled program, which names the time of the program."""
+    return {name: found.content for name, found in machine.tree().items() if "__pycache__" not in name}
+
+
+def test_what_is_removed_and_what_is_kept(installed: Machine, shell: Shell) -> None:
+    [uninstall] = commands("Uninstalling")
+    shell.run(uninstall)
+    left = {path.name for path in installed.home.iterdir()}
+    assert left == {"relay-config.json", "api-secrets.json", LOG}
+    assert installed.service() == ""
+    assert installed.setting("default_transport") == ""
+
+
+# ---------------------------------------------------------------- checks and monitoring
+
+
+def checks() -> list[str]:
+    """The commands in blocks that only look, and the message that --send-test sends."""
+    headings = ("Quick start", "Monitoring", "Troubleshooting")
+    texts = [text for heading in headings for text in commands(heading) if "install.sh" not in text]
+    return list(dict.fromkeys(line for text in texts for line in text.splitlines()))
+
+
+def test_every_command_that_looks_at_the_relay_works(installed: Machine, shell: Shell) -> None:
+    for command in checks():
+        done = shell.attempt(command)
+        # A warning is no fault of the command.
+        assert done.returncode in ((0, 1, 2) if "--status" in command else (0,)), f"{command}\n{done}"
+        assert done.stdout or "postqueue" in command, command
+
+
+def test_the_collector_finds_what_the_status_prints(installed: Machine, shell: Shell) -> None:
+    [cron] = [block.text for block in blocks("cron")]
+    schedule, user, command = re.fullmatch(r"((?:\S+ ){5})(\S+) (.*)\n", cron).groups()  # type: ignore[union-attr]
+    assert (schedule, user) == ("* * * * * ", "root")
+    shell.run(f"sh -c {shlex.quote(command)}")
+    [file] = (installed.base / "node-exporter").iterdir()
+    assert file.suffix == ".prom"
+    assert re.fullmatch(r"(#.*\n|\w+(\{.*\})? \S+\n)+", file.read_text())
+
+
+def test_agents_may_run_what_their_lines_run(installed: Machine, shell: Shell) -> None:
+    lines = [line for block in blocks("ini") for line in block.text.splitlines()]
+    used = [re.sub(r"^[^=]*=(?:\w+,)?", "", line) for line in lines]
+    [rules] = [block.text for block in blocks("sudoers")]
+    allowed = re.findall(r"^\w+ ALL=\(postfix-relay\) NOPASSWD: (.*)$", rules, re.MULTILINE)
+    assert [f"sudo -u postfix-relay {command}" for command in allowed] == [
+        command.partition(" ||")[0] for command in used
+    ]
+    for command in used:
+        done = shell.attempt(command)
+        assert done.returncode in (0, 1, 2) and done.stdout, f"{command}\n{done}"
+
+
+def test_the_paths_lead_to_values(installed: Machine, shell: Shell) -> None:
+    [command] = [line for line in checks() if "json" in line]
+    status = json.loads(shell.attempt(command).stdout)
+    paths = [span for line in section("Monitoring").lines for span in spans(line) if span.startswith("$.")]
+    assert len(paths) > 3
+    for path in paths:
+        value = status
+        for name in path.split(".")[1:]:
+            assert name in value, path
+            value = value[name]
+
+
+# ---------------------------------------------------------------- in the text
+
+
+# What a line of the text may tell one to run: here, or on the administrator's own machine only.
+RUN_HERE = {"chmod", "postconf", "postqueue"}
+RUN_THERE = {"apt", "dnf", "journalctl", "restorecon", "tests/run.sh"}
+
+
+def test_the_commands_in_the_text_work(installed: Machine, shell: Shell) -> None:
+    found = [span for line in section("postfix-api-relay").lines for span in spans(line)]
+    named = {span: (span.removeprefix("sudo ") + " ").split()[0] for span in found if " " in span}
+    unknown = {span for span, name in named.items() if span.startswith("sudo ")} - {
+        span for span, name in named.items() if name in RUN_HERE | RUN_THERE
+    }
+    assert unknown == set()
+    assert "chmod" in named.values()
+    for span, name in named.items():
+        if name in RUN_HERE:
+            shell.run(span)
