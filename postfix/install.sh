@@ -35,7 +35,7 @@ upgrade: it changes only what differs, and what you have set differently since i
 
   --networks CIDR[,CIDR...]  who may send without a password, besides this host (default: who may now)
   --provider graph|ses       API_PROVIDER of a new $SECRETS (default: what the example says)
-  --maxproc N                messages that are delivered at a time (default: as it is, 1 at first)
+  --maxproc N                messages that are delivered at a time (default: as it is; at first 1, with SES 4)
   --dry-run                  print every change and make none
   --uninstall                put the saved main.cf and master.cf back; keep configuration, secrets and log
   --home DIR                 the relay's directory (default: as it is, $SHIPPED_HOME at first)
@@ -539,10 +539,19 @@ shipped_service() {
     with_limit "$(adapted postfix/master.cf | sed '/^#/d' | tr '\n' ' ')" "$1"
 }
 
+# first_limit: of a new entry. SES takes several messages a second, which is more than one process delivers.
+first_limit() {
+    if [ "$PROVIDER" = ses ]; then
+        echo 4
+    else
+        limit_of "$(sed '/^#/d' "$PROJECT/postfix/master.cf")" ''
+    fi
+}
+
 put_service() {
     local current wanted limit
     current=$(postconf_now -M apirelay/unix | tr -s ' ')
-    limit=${MAXPROC:-$(limit_of "$current" "$(limit_of "$(sed '/^#/d' "$PROJECT/postfix/master.cf")" '')")}
+    limit=${MAXPROC:-$(limit_of "$current" "$(first_limit)")}
     wanted=$(shipped_service "$limit")
     with_limit "$wanted" - >"$SCRATCH/installed/master.cf"
     if [ "$current" != "$wanted" ] && is_own_service "$current"; then

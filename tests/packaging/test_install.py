@@ -304,6 +304,15 @@ def test_the_limit_can_be_set_in_an_entry_of_the_admins_own(installed: Machine) 
     assert installed.service() == entry.replace(" 1 pipe", " 4 pipe")
 
 
+@pytest.mark.parametrize(("provider", "processes"), [("graph", 1), ("ses", 4)])
+def test_a_provider_gets_the_processes_that_it_can_use(
+    machine: Machine, provider: str, processes: int
+) -> None:
+    machine.install("--networks", "192.168.1.0/24", "--provider", provider)
+    assert f" {processes} pipe" in machine.service()
+    assert machine.install().startswith(NOTHING)
+
+
 def test_a_limit_set_by_hand_is_kept(installed: Machine) -> None:
     installed.postconf("-F", "apirelay/unix/process_limit=3")
     assert installed.install().startswith(NOTHING)
