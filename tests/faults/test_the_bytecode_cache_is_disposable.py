@@ -130,4 +130,4 @@ def test_the_check_of_the_guide_makes_the_cache(home: RelayHome, deliver: Delive
 
 def test_the_first_line_is_the_one_that_the_script_starts_itself_with() -> None:
     first_line = SCRIPT.read_text().partition("\n")[0]
-    assert first_line == f"#!/usr/bin/python3 -Ic{load_script().FIRST_LINE}"
+    assert first_line == f"#!/usr/bin/python3 -ISc{load_script().FIRST_LINE}"

@@ -64,7 +64,7 @@ def test_the_command_imports_nothing_that_lies_beside_it(environment: Path) -> N
 
 def test_the_shipped_command_runs_isolated_and_is_executable() -> None:
     first_line, *others = SCRIPT.read_text().splitlines()
-    assert first_line.startswith("#!/usr/bin/python3 -Ic")
+    assert first_line.startswith("#!/usr/bin/python3 -ISc")
     # Kernels before 5.1, such as RHEL 8's, cut it off there without a word.
     assert len(first_line) <= 127
     assert [line for line in others if len(line) > 110] == []
