@@ -184,6 +184,13 @@ def decode_base64(text: bytes | str) -> bytes:
     return base64.b64decode(b"".join(data.split()), validate=True)
 
 
+def web_token(claims: object) -> str:
+    """A JSON Web Token with these claims, of the form that Entra's have; nobody can check its signature."""
+    parts = [json.dumps(part).encode() for part in ({"typ": "JWT", "alg": "RS256"}, claims)]
+    encoded = [base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, bytes(256))]
+    return ".".join(encoded)
+
+
 class Provider:
     """The rules of the three services, without the network. The attributes may be set by a test."""
 
@@ -193,7 +200,11 @@ class Provider:
         self.secret = "client-secret"
         self.token_lifetime = 3599
         self.tokens: set[str] = set()
+        # None: tokens are opaque; else they are JSON Web Tokens that claim these roles.
+        self.roles: object = None
         self.max_send_rate = 14.0
+        self.daily_quota = 50000.0
+        self.sent_today = 1.0
         # None: every address is a mailbox and a verified identity.
         self.mailboxes: set[str] | None = None
 
@@ -232,6 +243,8 @@ class Provider:
         if form.get("client_secret") != self.secret:
             return entra_error(401, "invalid_client", 7000215, "Invalid client secret provided.")
         token = secrets.token_urlsafe(48)
+        if self.roles is not None:
+            token = web_token({"roles": self.roles, "uti": token})
         self.tokens.add(token)
         content = {"token_type": "Bearer", "expires_in": self.token_lifetime, "access_token": token}
         return json_answer(200, content)
@@ -308,8 +321,9 @@ class Provider:
             return ses_query_error(400, "InvalidAction", f"Could not find operation {action}")
         body = (
             '<GetSendQuotaResponse xmlns="http://ses.amazonaws.com/doc/2010-12-01/"><GetSendQuotaResult>'
-            f"<Max24HourSend>50000.0</Max24HourSend><MaxSendRate>{self.max_send_rate}</MaxSendRate>"
-            "<SentLast24Hours>1.0</SentLast24Hours></GetSendQuotaResult></GetSendQuotaResponse>"
+            f"<Max24HourSend>{self.daily_quota}</Max24HourSend><MaxSendRate>{self.max_send_rate}</MaxSendRate>"
+            f"<SentLast24Hours>{self.sent_today}</SentLast24Hours>"
+            "</GetSendQuotaResult></GetSendQuotaResponse>"
         )
         return Answer(200, {"Content-Type": "text/xml"}, body.encode())
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
+from helpers.interpreter import SYSTEM_PYTHON, interpreter, plant
 from helpers.mail import mail
 from sandbox import Sandbox
 
-SYSTEM_PYTHON = "/usr/bin/python3"
 TEXTS = {
     "graph": "requests is required for the Graph provider",
     "ses": "boto3 is required for the SES provider",
@@ -24,19 +21,6 @@ def configure(home: RelayHome, provider: str) -> None:
     if provider == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
     home.configure(RATE_LIMIT_PER_MINUTE=28)
-
-
-def interpreter(home: RelayHome, *options: str) -> str:
-    """An interpreter of its own next to the queue, where every user can run it."""
-    directory = home.queue / "venv"
-    subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", *options, directory], check=True)
-    return str(directory / "bin/python")
-
-
-def plant(python: str, package: str, text: str) -> None:
-    """Put a module where this interpreter finds it before the system's."""
-    (site,) = Path(python).parents[1].glob("lib/python3*/site-packages")
-    (site / f"{package}.py").write_text(text)
 
 
 @pytest.mark.parametrize("provider", ["graph", "ses"])

@@ -33,7 +33,8 @@ def use(home: RelayHome, provider: str) -> None:
 def python_starts(limit: str) -> bool:
     """Whether the interpreter itself gets as far as a program under a limit of prlimit(1)."""
     try:
-        done = subprocess.run(["prlimit", limit, PYTHON, "-IS", "-c", "pass"], capture_output=True, timeout=20)
+        command = ["prlimit", limit, PYTHON, "-ISc", "pass"]
+        done = subprocess.run(command, capture_output=True, timeout=20)
     except subprocess.TimeoutExpired:
         # With some 12 MiB it can try for ever to report that it has too little.
         return False

@@ -78,7 +78,7 @@ def replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def adapted_entry(command: str, user: str, maxproc: int) -> str:
+def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
     """The shipped master.cf fragment for another command, user and limit of parallel deliveries."""
     fragment = (PROJECT / "postfix" / "master.cf").read_text()
     fragment = replaced(fragment, SHIPPED_USER, f"user={user}")

@@ -27,10 +27,13 @@ def load_script(path: Path = SCRIPT) -> ModuleType:
     return module
 
 
-def change_constants(home: RelayHome, **values: int) -> None:
-    """Set whole-number constants of the installed copy, so that a test need not wait for a real time-out."""
+def change_constants(home: RelayHome, **values: int | str) -> None:
+    """Set constants of the installed copy, whole numbers or strings, so that a test need not wait for a real
+    time-out, or touch what belongs to the machine."""
     text = home.script.read_text()
     for name, value in values.items():
-        text, count = re.subn(rf"^{name} = \d+$", f"{name} = {value}", text, flags=re.MULTILINE)
+        before = r"\d+" if isinstance(value, int) else '"[^"]*"'
+        after = str(value) if isinstance(value, int) else f'"{value}"'
+        text, count = re.subn(rf"^{name} = {before}$", f"{name} = {after}", text, flags=re.MULTILINE)
         assert count == 1, f"the script has no constant {name}"
     home.put(home.script.name, text.encode(), 0o755)

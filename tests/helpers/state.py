@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from helpers.home import RelayHome
@@ -36,6 +39,17 @@ def put_calls(home: RelayHome, ages: Iterable[float]) -> None:
     now = clock()
     calls = [[now - age - 1, now - age, 1] for age in ages]
     home.put(WINDOW, json.dumps({"calls": calls}).encode())
+
+
+@contextmanager
+def lock_held(home: RelayHome) -> Iterator[None]:
+    """The home's lock, held by somebody else."""
+    descriptor = os.open(home.path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def hold_notices(home: RelayHome, kind: str, held: dict[str, int], age: float) -> None:

@@ -1,0 +1,427 @@
+"""--check finds what is wrong in the home directory and its files, and what mends it; it changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Callable
+
+import pytest
+from helpers.by_hand import by_hand, in_days, tree
+from helpers.chain import CONFIG, EDIT_CONFIG, EDIT_SECRETS, SECRETS, Chain, expect_fault, fault, mended
+from helpers.home import LOG, RelayHome
+from helpers.state import lock_held
+from sandbox import Sandbox
+
+NOT_TRIED = f"warn  the provider is not tried; mend HOME/{CONFIG} and HOME/{SECRETS} first"
+
+
+def test_a_sound_chain(chain: Chain) -> None:
+    checked = chain.check()
+    expected = [
+        "home directory HOME belongs to nobody",
+        "home directory HOME is closed to others",
+        "HOME/postfix-api-relay belongs to nobody and has mode 0755",
+        "HOME/__pycache__/… is up to date",
+        "the service account can write its state in HOME",
+        f"the service account can write to HOME/{LOG}",
+        f"HOME/{CONFIG} belongs to nobody and has mode 0644",
+        f"HOME/{CONFIG} is complete",
+        f"HOME/{SECRETS} belongs to nobody and has mode 0600",
+        f"HOME/{SECRETS} is complete",
+        f"the credentials end in 365 days, on {in_days(365)}",
+        "requests … for /usr/bin/python3",
+        "localhost resolves to …",
+        f"a token was obtained from {chain.sandbox.url}, good for 3599 s",
+        "the token's roles are Mail.Send",
+        f"{chain.sandbox.url} answers over TLS (HTTP 404)",
+        "this machine's clock is … s off the provider's",
+        "default_transport is apirelay:api-relay",
+        "the transport has flags R and q",
+        "the transport runs as nobody, HOME belongs to nobody",
+        "argv= hands over ${sender} ${queue_id} ${recipient} ${client_address}",
+        "the transport starts HOME/postfix-api-relay in HOME",
+        "apirelay_destination_recipient_limit is 0",
+        "apirelay_time_limit is 1000 s",
+        "minimal_backoff_time is 30 s, maximal_backoff_time 30 s, queue_run_delay 62 s",
+        "mynetworks is 127.0.0.0/8, [::1]/128, 192.168.1.0/24",
+        f"HOME/{LOG} is rotated",
+    ]
+    chain.expect(checked.lines, [f"ok    {text}" for text in expected])
+    assert checked.status == 0
+    # The service's own account finds the same.
+    assert chain.check(user=chain.home.account.pw_name).problems == []
+
+
+def open_to_others(name: str, mode: int) -> Callable[[Chain], object]:
+    return lambda chain: (chain.home.path / name).chmod(mode)
+
+
+def outdated_cache(chain: Chain) -> None:
+    os.utime(chain.home.script, (1, 1))
+
+
+def in_another_length(chain: Chain) -> None:
+    """The script with a line more, and the same time: as an upgrade from a package may leave it."""
+    status = chain.home.script.stat()
+    with chain.home.script.open("a") as file:
+        file.write("\n")
+    os.utime(chain.home.script, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def link_as_log(chain: Chain) -> None:
+    (chain.home.path / LOG).unlink()
+    (chain.home.path / LOG).symlink_to("/dev/null")
+
+
+WIDE = "others could hold the relay's lock, or change its files"
+CACHE = "HOME/__pycache__/postfix-api-relaycpython-311.pyc is missing or old: each start takes twice as long"
+CACHE_CURE = "runuser -u nobody -- /usr/bin/python3 -m py_compile HOME/postfix-api-relay"
+GUARD_SCRIPT = "chown nobody: HOME/postfix-api-relay; chmod go-w HOME/postfix-api-relay"
+HOME_FAULTS = {
+    "home open to others": mended(
+        "warn",
+        lambda chain: chain.home.path.chmod(0o755),
+        f"home directory HOME has mode 0755: {WIDE}",
+        "chmod 0750 HOME",
+    ),
+    "home that others can write to": mended(
+        "FAIL",
+        lambda chain: chain.home.path.chmod(0o757),
+        f"home directory HOME has mode 0757: {WIDE}",
+        "chmod 0750 HOME",
+    ),
+    "home that its group can write to": mended(
+        "warn",
+        lambda chain: chain.home.path.chmod(0o770),
+        f"home directory HOME has mode 0770: {WIDE}",
+        "chmod 0750 HOME",
+    ),
+    "home closed to its owner": mended(
+        "FAIL",
+        lambda chain: chain.home.path.chmod(0o550),
+        "the state cannot be written in HOME: Permission denied",
+        "chown nobody: HOME; chmod u+rwx HOME",
+    ),
+    "script that others can write to": mended(
+        "FAIL",
+        open_to_others("postfix-api-relay", 0o757),
+        "HOME/postfix-api-relay belongs to nobody and has mode 0757: others could change it",
+        GUARD_SCRIPT,
+    ),
+    "script of another account": mended(
+        "FAIL",
+        lambda chain: os.chown(chain.home.script, 1, 1),
+        "HOME/postfix-api-relay belongs to daemon and has mode 0755: others could change it",
+        GUARD_SCRIPT,
+    ),
+    "no bytecode cache": mended(
+        "warn", lambda chain: shutil.rmtree(chain.home.path / "__pycache__"), CACHE, CACHE_CURE
+    ),
+    "bytecode cache of another time": mended("warn", outdated_cache, CACHE, CACHE_CURE),
+    "bytecode cache of another script": mended("warn", in_another_length, CACHE, CACHE_CURE),
+    "log of root's": mended(
+        "FAIL",
+        lambda chain: chain.own_by_root(LOG),
+        f"the log HOME/{LOG} cannot be written: Permission denied",
+        f"chown nobody: HOME/{LOG}; chmod u+w HOME/{LOG}",
+    ),
+    "log that is a link": mended(
+        "FAIL",
+        link_as_log,
+        f"the log HOME/{LOG} cannot be written: Too many levels of symbolic links",
+        f"mv HOME/{LOG} HOME/{LOG}.old",
+    ),
+    "log that is not rotated": mended(
+        "warn",
+        lambda chain: (chain.rotation / "relay").unlink(),
+        f"no file in ROTATION names HOME/{LOG}: it grows for ever",
+        f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
+        " > ROTATION/postfix-api-relay",
+    ),
+}
+
+
+def without(name: str) -> Callable[[Chain], object]:
+    return lambda chain: (chain.home.path / name).unlink()
+
+
+def holding(name: str, text: str) -> Callable[[Chain], object]:
+    return lambda chain: (chain.home.path / name).write_text(text)
+
+
+def for_root_alone(chain: Chain) -> None:
+    chain.own_by_root(CONFIG)
+    (chain.home.path / CONFIG).chmod(0o600)
+
+
+def configured(**changes: object) -> Callable[[Chain], object]:
+    return lambda chain: chain.configure(**changes)
+
+
+def secret(**changes: object) -> Callable[[Chain], object]:
+    return lambda chain: chain.secrets(**changes)
+
+
+FILE_FAULTS = {
+    "no configuration": fault(
+        "FAIL",
+        without(CONFIG),
+        f"Config file not found: HOME/{CONFIG}",
+        f"install -o nobody -m 0644 {CONFIG}.example HOME/{CONFIG}",
+        NOT_TRIED,
+    ),
+    "configuration that is not JSON": fault(
+        "FAIL",
+        holding(CONFIG, '{"API_ID": "a",}'),
+        f"HOME/{CONFIG} is not valid JSON: Expecting property name enclosed in double quotes: "
+        "line 1 column 16 (char 15)",
+        EDIT_CONFIG,
+        NOT_TRIED,
+    ),
+    "configuration that is no object": fault(
+        "FAIL", holding(CONFIG, "[1]"), f"HOME/{CONFIG} must hold a JSON object {{…}}", EDIT_CONFIG, NOT_TRIED
+    ),
+    "configuration that others can write to": mended(
+        "FAIL",
+        open_to_others(CONFIG, 0o666),
+        f"HOME/{CONFIG} belongs to nobody and has mode 0666: others could change it",
+        f"chown nobody: HOME/{CONFIG}; chmod go-w HOME/{CONFIG}",
+        NOT_TRIED,
+    ),
+    "configuration that the service cannot read": mended(
+        "FAIL",
+        for_root_alone,
+        f"Config file HOME/{CONFIG} cannot be read: Permission denied",
+        f"chown nobody: HOME/{CONFIG}; chmod 0644 HOME/{CONFIG}",
+        NOT_TRIED,
+    ),
+    "unknown key": fault(
+        "warn",
+        configured(RATE_LIMIT_PER_MINUT=28, _comment_X="fine"),
+        f"unknown key 'RATE_LIMIT_PER_MINUT' in HOME/{CONFIG} is ignored",
+        "did you mean RATE_LIMIT_PER_MINUTE?",
+    ),
+    "key in lower case": fault(
+        "warn",
+        secret(api_endpoint="https://graph.example"),
+        f"unknown key 'api_endpoint' in HOME/{SECRETS} is ignored",
+        "did you mean API_ENDPOINT?",
+    ),
+    "key that is like no other": fault(
+        "warn",
+        configured(colour="blue"),
+        f"unknown key 'colour' in HOME/{CONFIG} is ignored",
+        "see --help for the known ones",
+    ),
+    "several wrong values": fault(
+        "FAIL",
+        configured(
+            ADMIN_NOTIFICATION_EMAIL=None,
+            NOTIFY_ON_OVERRIDE="yes",
+            RATE_LIMIT_PER_MINUTE=-1,
+            RATE_LIMIT_SCOPE="all",
+            TRUSTED_DEVICE_IPS=5,
+        ),
+        "ADMIN_NOTIFICATION_EMAIL is required: ADMIN_NOTIFICATION_EMAIL must be one e-mail address, such as"
+        f" alerts@domain.com (HOME/{CONFIG})",
+        EDIT_CONFIG,
+        f"FAIL  TRUSTED_DEVICE_IPS must be an array of strings, not this number (HOME/{CONFIG});"
+        f" {EDIT_CONFIG}",
+        f"FAIL  NOTIFY_ON_OVERRIDE must be true or false, not this string (HOME/{CONFIG}); {EDIT_CONFIG}",
+        f"FAIL  RATE_LIMIT_PER_MINUTE must be a whole number, 0 or more, not this number (HOME/{CONFIG});"
+        f" {EDIT_CONFIG}",
+        f"FAIL  RATE_LIMIT_SCOPE must be 'relay' or 'sender', not this string (HOME/{CONFIG}); {EDIT_CONFIG}",
+        NOT_TRIED,
+    ),
+    "device that is no address": fault(
+        "warn",
+        configured(TRUSTED_DEVICE_IPS=["10.1.1.7", "10.1.1.X", "10.1.3.0/24"]),
+        "TRUSTED_DEVICE_IPS: '10.1.1.X' is no address or network",
+        EDIT_CONFIG,
+    ),
+    "senders of the example": fault(
+        "warn",
+        configured(VALID_FROM_ADDRESSES=["alerts@domain.com", "network@domain.com"]),
+        f"VALID_FROM_ADDRESSES in HOME/{CONFIG} is still the example's",
+        EDIT_CONFIG,
+    ),
+    "authorities that cannot be read": fault(
+        "FAIL",
+        configured(CA_BUNDLE="/nonexistent.pem"),
+        "CA_BUNDLE '/nonexistent.pem' cannot be read",
+        EDIT_CONFIG,
+    ),
+    "no secrets": fault(
+        "FAIL",
+        without(SECRETS),
+        f"Secrets file not found: HOME/{SECRETS}",
+        f"install -o nobody -m 0600 {SECRETS}.example HOME/{SECRETS}",
+        NOT_TRIED,
+    ),
+    "secrets open to others": mended(
+        "FAIL",
+        open_to_others(SECRETS, 0o644),
+        f"Secrets file HOME/{SECRETS}: permissions are 0o644, expected 0o600",
+        f"chown nobody: HOME/{SECRETS}; chmod 0600 HOME/{SECRETS}",
+        NOT_TRIED,
+    ),
+    "secrets of root's": mended(
+        "FAIL",
+        lambda chain: chain.own_by_root(SECRETS),
+        f"Secrets file HOME/{SECRETS} cannot be read: Permission denied",
+        f"chown nobody: HOME/{SECRETS}; chmod 0600 HOME/{SECRETS}",
+        NOT_TRIED,
+    ),
+    "secret of another type": fault(
+        "FAIL",
+        secret(API_SECRET=["client-secret"]),
+        f"API_SECRET must be a string that is not empty, not this array (HOME/{SECRETS})",
+        EDIT_SECRETS,
+        NOT_TRIED,
+    ),
+    "no date": fault(
+        "warn",
+        secret(API_EXPIRATION_DATE=None),
+        "API_EXPIRATION_DATE is not set: nobody is warned before it",
+        EDIT_SECRETS,
+    ),
+    "date of the example": fault(
+        "warn",
+        secret(API_EXPIRATION_DATE="2028-04-05"),
+        f"API_EXPIRATION_DATE in HOME/{SECRETS} is still the example's",
+        EDIT_SECRETS,
+    ),
+    "credentials that end soon": fault(
+        "warn",
+        secret(API_EXPIRATION_DATE=in_days(30)),
+        f"the credentials end in 30 days, on {in_days(30)}",
+        f"make new ones, and {EDIT_SECRETS}",
+    ),
+    "credentials that end today": fault(
+        "FAIL",
+        secret(API_EXPIRATION_DATE=in_days(0)),
+        f"the credentials end today, on {in_days(0)}",
+        f"make new ones, and {EDIT_SECRETS}",
+    ),
+    "credentials that have ended": fault(
+        "FAIL",
+        secret(API_EXPIRATION_DATE=in_days(-3)),
+        f"the credentials ended 3 days ago, on {in_days(-3)}",
+        f"make new ones, and {EDIT_SECRETS}",
+    ),
+}
+
+
+FAULTS = {**HOME_FAULTS, **FILE_FAULTS}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+    expect_fault(chain, FAULTS[name])
+
+
+def test_the_example_files_are_not_enough(chain: Chain) -> None:
+    for name in (CONFIG, SECRETS):
+        (chain.home.path / name).unlink()
+    for line in chain.check().problems[:2]:
+        chain.mend(line)
+    required = {
+        CONFIG: ("ADMIN_NOTIFICATION_EMAIL", "DEFAULT_FROM_ADDRESS"),
+        SECRETS: ("API_TENANT_OR_REGION", "API_ID", "API_SECRET"),
+    }
+    lists = (
+        "VALID_FROM_ADDRESSES",
+        "TRUSTED_DEVICE_IPS",
+        "TRUSTED_DEVICE_DOMAINS",
+        "SILENT_OVERRIDE_ADDRESSES",
+    )
+    chosen = {CONFIG: lists, SECRETS: ("API_EXPIRATION_DATE",)}
+    expected = []
+    for name in (CONFIG, SECRETS):
+        for level, keys in (("FAIL", required[name]), ("warn", chosen[name])):
+            expected += [
+                f"{level}  {key} in HOME/{name} is still the example's; edit HOME/{name}" for key in keys
+            ]
+    checked = chain.check()
+    chain.expect(checked.problems, [*expected, NOT_TRIED])
+    assert chain.sandbox.requests == []
+
+
+def test_a_lock_that_is_held_does_not_hold_up_the_check(chain: Chain) -> None:
+    with lock_held(chain.home):
+        assert chain.check().problems == []
+
+
+def test_credentials_that_last_for_more_than_a_month_are_fine(chain: Chain) -> None:
+    chain.secrets(API_EXPIRATION_DATE=in_days(31))
+    assert chain.check().problems == []
+
+
+def test_a_log_that_is_still_to_be_made_is_fine_where_that_can_be_done(chain: Chain) -> None:
+    (chain.home.path / LOG).unlink()
+    assert f"ok    the service account can make {chain.home.path / LOG}" in chain.check().lines
+    log = chain.home.queue / "logs" / "relay.log"
+    chain.configure(LOG_FILE_PATH=str(log))
+    chain.rotate(f"{log.parent}/*.log {{\n}}\n")
+    checked = chain.check()
+    cure = f"install -D -o nobody -m 0644 /dev/null {log}"
+    assert checked.problems == [f"FAIL  the log {log} cannot be written: No such file or directory; {cure}"]
+    chain.mend(checked.problems[0])
+    assert f"ok    the service account can write to {log}" in chain.check().lines
+
+
+def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
+    chain.rotate(f"# {chain.home.path / LOG} {{\n/elsewhere/*.log {{\n}}\n")
+    (problem,) = chain.check().problems
+    assert problem.startswith("warn  no file in ")
+    chain.rotate(f'"/elsewhere/x.log" "{chain.home.path}/*.log" {{\n}}\n')
+    assert chain.check().problems == []
+
+
+def test_a_home_of_roots(chain: Chain) -> None:
+    """As it is after an installation that forgot the account; nobody runs the relay as root."""
+    os.chown(chain.home.path, 0, 0)
+    problems = chain.check().problems
+    text = "belongs to root: pipe(8) runs nothing as root, and its account could write nothing"
+    chain.expect(problems[:1], [f"FAIL  home directory HOME {text}; chown -R postfix-relay: HOME"])
+    assert any("the transport runs as nobody, " in line and " belongs to root; " in line for line in problems)
+    chain.mend(problems[0].replace("postfix-relay:", "nobody:"))
+    assert chain.check().problems == []
+
+
+def test_only_root_and_the_owner_can_check(chain: Chain) -> None:
+    home = chain.home.path
+    before = tree(home)
+    # Others could not even start a script that lies in the closed directory.
+    home.chmod(0o755)
+    done = by_hand(chain.home, "--check", "--postfix-config", chain.postfix, user="daemon")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == f"FAIL  {home} belongs to nobody; run this as root or as nobody"
+    assert "ok    default_transport is apirelay:api-relay" in done.stdout.splitlines()
+    assert tree(home) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("nowhere", "No such file or directory"), ("file", "Not a directory")]
+)
+def test_a_home_that_is_not_there(chain: Chain, name: str, why: str) -> None:
+    place = chain.home.queue / name
+    (chain.home.queue / "file").touch()
+    checked = chain.check("--home", str(place))
+    assert f"FAIL  home directory {place}: {why}; run postfix/install.sh" in checked.lines
+
+
+def test_a_home_of_another_tenant(chain: Chain, sandbox: Sandbox) -> None:
+    """It is checked with what it has; of Postfix the transport that is looked at starts another one."""
+    with RelayHome(sandbox.url, sandbox.ca_file) as other:
+        before = tree(other.path)
+        checked = chain.check("--home", str(other.path))
+        assert tree(other.path) == before
+        # The usual values of the tests are the examples'.
+        assert (
+            f"FAIL  DEFAULT_FROM_ADDRESS in {other.path}/{CONFIG} is still the example's; edit"
+            in "\n".join(checked.lines)
+        )
+        start = f"warn  the transport starts {chain.home.script} in {chain.home.path}, not in {other.path}; "
+        assert any(line.startswith(start) for line in checked.lines)

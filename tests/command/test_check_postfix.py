@@ -1,0 +1,216 @@
+"""--check reads how Postfix hands mail over, and knows what each of its settings would do to it."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import pytest
+from helpers.chain import Chain, expect_fault, fault, mended
+from helpers.script import change_constants
+
+HANDED_OVER = "${sender} ${queue_id} ${recipient} ${client_address}"
+
+
+def postfix_cure(*settings: str, of: str = "") -> str:
+    """The command that makes these settings; of: "M" for those of master.cf."""
+    quoted = " ".join(f"'{setting}'" for setting in settings)
+    return f"postconf -c POSTFIX -{of}e {quoted}; postfix -c POSTFIX reload"
+
+
+ENTRY_CURE = postfix_cure(
+    "apirelay/unix=apirelay unix - n n - 1 pipe flags=Rq user=nobody"
+    f" argv=HOME/postfix-api-relay {HANDED_OVER}",
+    of="M",
+)
+NETWORKS_CURE = postfix_cure("mynetworks = 127.0.0.0/8, [::1]/128, YOUR_NETWORK")
+
+
+def smtp_only(chain: Chain) -> None:
+    """What a distribution's Postfix does: it delivers itself."""
+    with (chain.postfix / "master.cf").open("a") as file:
+        file.write("smtp unix - - y - - smtp\n")
+    chain.set("default_transport = smtp")
+
+
+def entry(old: str, new: str) -> Callable[[Chain], object]:
+    return lambda chain: chain.change_entry(old, new)
+
+
+def networks(value: str) -> Callable[[Chain], object]:
+    return lambda chain: chain.set(f"mynetworks = {value}")
+
+
+def elsewhere(chain: Chain) -> None:
+    """The transport starts the same script with another home."""
+    (chain.home.queue / "other").mkdir()
+    chain.change_entry("postfix-api-relay $", f"postfix-api-relay --home {chain.home.queue}/other $")
+
+
+TIMES_CURE = postfix_cure("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
+OPEN = "an open relay is abused within hours"
+POSTFIX_FAULTS = {
+    "another transport": mended(
+        "FAIL",
+        smtp_only,
+        "default_transport is smtp, which does not start the relay",
+        postfix_cure("default_transport = apirelay:api-relay"),
+    ),
+    "no transport in master.cf": mended(
+        "FAIL",
+        lambda chain: (chain.postfix / "master.cf").write_text(""),
+        "default_transport is apirelay, which master.cf does not have",
+        ENTRY_CURE,
+    ),
+    "no next hop": mended(
+        "FAIL",
+        lambda chain: chain.set("default_transport = apirelay"),
+        "default_transport is apirelay: without a next hop: recipients are split by domain",
+        postfix_cure("default_transport = apirelay:api-relay"),
+    ),
+    "no flag R": mended("FAIL", entry("flags=Rq", "flags=q"), "the transport lacks flag R", ENTRY_CURE),
+    "no flags": mended("FAIL", entry("flags=Rq ", ""), "the transport lacks flag R and q", ENTRY_CURE),
+    "another user": mended(
+        "FAIL",
+        entry("user=nobody", "user=daemon:daemon"),
+        "the transport runs as daemon, HOME belongs to nobody",
+        ENTRY_CURE,
+    ),
+    "arguments in another order": mended(
+        "FAIL",
+        entry("${sender} ${queue_id}", "${queue_id} ${sender}"),
+        "argv= hands over ${queue_id} ${sender} ${recipient} ${client_address}, not " + HANDED_OVER,
+        ENTRY_CURE,
+    ),
+    "no client address": mended(
+        "FAIL",
+        entry(" ${client_address}", ""),
+        "argv= hands over ${sender} ${queue_id} ${recipient}, not " + HANDED_OVER,
+        ENTRY_CURE,
+    ),
+    "no arguments": mended(
+        "FAIL", entry(" " + HANDED_OVER, ""), f"argv= hands over nothing, not {HANDED_OVER}", ENTRY_CURE
+    ),
+    "a command that is not there": mended(
+        "FAIL",
+        entry("/home/postfix-api-relay", "/homes/postfix-api-relay"),
+        "the transport starts HOMEs/postfix-api-relay in HOMEs, which cannot be run",
+        ENTRY_CURE,
+    ),
+    "another home": fault(
+        "warn",
+        elsewhere,
+        "the transport starts HOME/postfix-api-relay in QUEUE/other, not in HOME",
+        "HOME/postfix-api-relay --home QUEUE/other --check",
+    ),
+    "each recipient alone": mended(
+        "FAIL",
+        lambda chain: chain.set("apirelay_destination_recipient_limit = 1"),
+        "apirelay_destination_recipient_limit is 1: Cc and Bcc become mails of their own",
+        postfix_cure("apirelay_destination_recipient_limit = 0"),
+    ),
+    "fifty recipients at most": mended(
+        "warn",
+        lambda chain: chain.set("apirelay_destination_recipient_limit = 50"),
+        "apirelay_destination_recipient_limit is 50: mail to more is split, which only SES needs",
+        postfix_cure("apirelay_destination_recipient_limit = 0"),
+    ),
+    "times as Postfix comes with": mended(
+        "warn",
+        lambda chain: chain.set(
+            "queue_run_delay = 5m", "minimal_backoff_time=300", "maximal_backoff_time=1h"
+        ),
+        "minimal_backoff_time is 300 s, maximal_backoff_time 3600 s, queue_run_delay 300 s: deferred mail"
+        " misses a scan",
+        TIMES_CURE,
+    ),
+    "a time limit below the relay's own": mended(
+        "FAIL",
+        lambda chain: chain.set("command_time_limit = 16m"),
+        "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay still delivers",
+        postfix_cure("apirelay_time_limit = 1000s"),
+    ),
+    "everybody may send": fault(
+        "FAIL", networks("127.0.0.0/8 0.0.0.0/0"), f"mynetworks lets 0.0.0.0/0 send: {OPEN}", NETWORKS_CURE
+    ),
+    "everybody with IPv6 may send": fault(
+        "FAIL", networks("[::]/0"), f"mynetworks lets [::]/0 send: {OPEN}", NETWORKS_CURE
+    ),
+    "a public network may send": fault(
+        "FAIL",
+        networks("10.0.0.0/8, 203.0.113.0/24"),
+        f"mynetworks lets 203.0.113.0/24 send: {OPEN}",
+        NETWORKS_CURE,
+    ),
+    "a network that is private in part": fault(
+        "FAIL", networks("10.0.0.0/7"), f"mynetworks lets 10.0.0.0/7 send: {OPEN}", NETWORKS_CURE
+    ),
+    "a public address may send": fault(
+        "warn",
+        networks("10.0.0.0/8, 203.0.113.7"),
+        "mynetworks lets 203.0.113.7 send, a public address",
+        NETWORKS_CURE,
+    ),
+    "a file says who may send": fault(
+        "warn",
+        networks("127.0.0.0/8, /etc/postfix/networks"),
+        "mynetworks lets /etc/postfix/networks send, whose content is not looked at",
+        NETWORKS_CURE,
+    ),
+    "a table says who may send": fault(
+        "warn",
+        networks("cidr:/etc/postfix/networks"),
+        "mynetworks lets cidr:/etc/postfix/networks send, whose content is not looked at",
+        NETWORKS_CURE,
+    ),
+    "no settings of Postfix": fault(
+        "FAIL",
+        lambda chain: (chain.postfix / "main.cf").unlink(),
+        "Postfix's configuration cannot be read: postconf: fatal: open POSTFIX/main.cf: No such file or"
+        " directory",
+        "run postfix/install.sh",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POSTFIX_FAULTS)
+def test_each_fault_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+    expect_fault(chain, POSTFIX_FAULTS[name])
+
+
+def test_a_machine_without_postfix(chain: Chain) -> None:
+    change_constants(chain.home, COMMAND_PATH="/nonexistent")
+    expected = (
+        "FAIL  Postfix's configuration cannot be read: postconf is not installed; run postfix/install.sh"
+    )
+    assert expected in chain.check().problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("flags=Rq", "flags=DRhuq"),
+        ("user=nobody", "user=nobody:nogroup"),
+        ("postfix-api-relay $", "postfix-api-relay -- $"),
+        ("postfix-api-relay $", "postfix-api-relay --home HOME $"),
+        ("postfix-api-relay $", "postfix-api-relay --home HOME/ -- $"),
+    ],
+)
+def test_an_entry_that_is_written_in_another_way_is_fine(chain: Chain, old: str, new: str) -> None:
+    chain.change_entry(old, chain.expanded(new))
+    assert chain.check().problems == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "127.0.0.0/8 [::1]/128",
+        "10.0.0.0/8, 172.16.0.0/12,192.168.0.0/16, 169.254.0.0/16",
+        "[fd00::]/8 [fe80::]/64 10.1.2.3",
+        "!203.0.113.7, 10.1.0.0/16",
+    ],
+)
+def test_networks_that_the_internet_does_not_route_are_fine(chain: Chain, value: str) -> None:
+    chain.set(f"mynetworks = {value}")
+    checked = chain.check()
+    assert checked.problems == []
+    assert f"ok    mynetworks is {value}" in checked.lines

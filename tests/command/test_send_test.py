@@ -1,0 +1,215 @@
+"""--send-test sends one message, as a delivery would, and prints what the provider says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from conftest import Deliver
+from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
+from helpers.home import LOG, RelayHome
+from helpers.mail import mail
+from helpers.state import WINDOW, fill_window, read
+from sandbox import Sandbox, graph_error
+
+RECIPIENT = "me@external.com"
+
+
+@pytest.fixture
+def sound(home: RelayHome) -> RelayHome:
+    """The home, with a site's own settings."""
+    make_sound(home)
+    return home
+
+
+def send_test(home: RelayHome, user: str = "root", to: str = RECIPIENT) -> tuple[int, list[str]]:
+    """Exit status and lines; nothing is printed besides, and all files are the service's afterwards."""
+    done = by_hand(home, "--send-test", to, user=user)
+    assert done.stderr == ""
+    assert "client-secret" not in done.stdout + home.log()
+    owners = {(status[1], status[2]) for status in tree(home.path).values()}
+    assert owners == {(home.account.pw_uid, home.account.pw_gid)}
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+@pytest.mark.parametrize("provider", ["graph", "ses"])
+def test_an_accepted_message(sandbox: Sandbox, sound: RelayHome, user: str, provider: str) -> None:
+    if provider == "ses":
+        sound.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    status, lines = send_test(sound, user)
+    (message,) = sandbox.accepted
+    assert (status, lines) == (0, [f"ok    {provider} accepted the message, id {message.id!r}"])
+    assert (message.mailbox, message.to) == ("relay@example.org", [RECIPIENT])
+    assert message.subject == "[postfix-api-relay] Test"
+    assert message.message["From"] == "relay@example.org"
+    assert message.message["To"] == RECIPIENT
+    assert re.fullmatch(r"<[^@>]+@example\.org>", message.message["Message-ID"])
+    assert message.message["Date"]
+    # It is a delivery like any other.
+    assert f"DELIVERED: from='relay@example.org' to=['{RECIPIENT}']" in sound.log()
+    state = read(sound, WINDOW)
+    assert (len(state["calls"]), state["counters"]["delivered"]) == (1, 1)
+
+
+def test_a_refused_message(sandbox: Sandbox, sound: RelayHome) -> None:
+    sandbox.answer("sendMail", graph_error(403, "ErrorAccessDenied", "client-secret may not\nsend"))
+    text = "5.7.1 Graph sendMail failed: HTTP 403 ErrorAccessDenied: [secret] may not send"
+    expected = f"FAIL  {text}; check what the app or key may send as"
+    assert send_test(sound) == (1, [expected])
+    assert f"BOUNCED: {text}" in sound.log()
+    # Nobody has to be told who sees it.
+    assert [seen.role for seen in sandbox.requests] == ["token", "sendMail"]
+    assert read(sound, WINDOW)["counters"]["bounced"] == 1
+
+
+def test_a_provider_that_is_away(sandbox: Sandbox, sound: RelayHome) -> None:
+    sandbox.stop()
+    status, (line,) = send_test(sound)
+    assert status == 1
+    assert line.startswith("FAIL  4.4.1 Failed to obtain Graph token: ")
+    assert line.endswith("; check DNS, firewall and HTTPS_PROXY")
+
+
+def test_a_full_window(sandbox: Sandbox, sound: RelayHome) -> None:
+    fill_window(sound, 28)
+    expected = (
+        "FAIL  4.4.5 rate limit reached (28/28 per minute), deferring; the relay's own rate limit is reached"
+    )
+    assert send_test(sound) == (1, [expected])
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("address", ["@", "a@b@c", "a@x.org,b@x.org", "a b@x.org"])
+def test_an_address_that_is_none(sandbox: Sandbox, sound: RelayHome, address: str) -> None:
+    status, (line,) = send_test(sound, to=address)
+    assert status == 1
+    assert line.startswith(f"FAIL  5.1.3 recipient {address!r} is not an e-mail address; ")
+    assert sandbox.accepted == []
+
+
+def test_a_configuration_that_is_missing(sound: RelayHome) -> None:
+    file = sound.path / "relay-config.json"
+    file.unlink()
+    expected = f"FAIL  4.3.5 Config file not found: {file}; missing or invalid configuration or secrets"
+    assert send_test(sound) == (1, [expected])
+
+
+def test_another_account(sandbox: Sandbox, sound: RelayHome) -> None:
+    before = tree(sound.path)
+    sound.path.chmod(0o755)
+    status, (line,) = send_test(sound, user="daemon")
+    assert status == 1
+    assert line.startswith(f"FAIL  4.3.5 {sound.path} belongs to nobody; run this as root or as nobody; ")
+    assert (sandbox.requests, tree(sound.path)) == ([], before)
+
+
+def test_a_log_that_cannot_be_written(sandbox: Sandbox, sound: RelayHome) -> None:
+    (sound.path / LOG).mkdir()
+    sound.own(sound.path / LOG)
+    done = by_hand(sound, "--send-test", RECIPIENT)
+    assert done.returncode == 0
+    accepted, warning = done.stdout.splitlines()
+    assert accepted.startswith("ok    graph accepted the message")
+    assert warning == f"warn  log '{sound.path / LOG}' is not writable: Is a directory; see --check"
+    assert len(sandbox.accepted) == 1
+
+
+def test_credentials_that_end_soon_are_told_of_as_after_any_delivery(
+    sandbox: Sandbox, sound: RelayHome
+) -> None:
+    sound.secrets(API_EXPIRATION_DATE=in_days(9))
+    assert send_test(sound)[0] == 0
+    assert [message.to for message in sandbox.accepted] == [[RECIPIENT], [SITE["ADMIN_NOTIFICATION_EMAIL"]]]
+
+
+def test_a_home_of_another_tenant(sandbox: Sandbox, sound: RelayHome) -> None:
+    with RelayHome(sandbox.url, sandbox.ca_file) as other:
+        other.configure(DEFAULT_FROM_ADDRESS="default@other.com")
+        for arguments in (
+            ["--home", other.path, "--send-test", RECIPIENT],
+            ["--send-test", RECIPIENT, "--home", other.path],
+        ):
+            assert by_hand(sound, *arguments).returncode == 0
+        assert [message.mailbox for message in sandbox.accepted] == ["default@other.com"] * 2
+        assert "DELIVERED" in other.log()
+    assert sound.log() == ""
+
+
+@pytest.mark.parametrize("sender", ["--check", "--status", "--send-test", "--check@domain.com"])
+@pytest.mark.parametrize("client", ["", "10.1.1.20"])
+def test_a_sender_may_be_called_like_a_command(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, sender: str, client: str
+) -> None:
+    home.configure(NOTIFY_ON_OVERRIDE=False)
+    delivery = deliver(mail(), "to@external.com", "--format@external.com", sender=sender, client=client)
+    assert delivery == ("sent", "2.0.0", 0, b"")
+    (message,) = sandbox.accepted
+    assert sorted(message.to + message.bcc) == ["--format@external.com", "to@external.com"]
+    assert f"PROCESSING: sender={sender!r}" in home.log()
+
+
+@pytest.mark.parametrize("command", ["--check", "--status", "--send-test"])
+def test_a_sender_called_like_a_command_waits_where_master_cf_is_wrong(
+    sandbox: Sandbox, home: RelayHome, command: str
+) -> None:
+    for arguments in (["4ZxTestQid", "to@external.com"], ["4ZxTestQid"], ["to@external.com", ""]):
+        done = by_hand(home, command, *arguments, user="nobody")
+        assert done.returncode == 75
+        assert done.stderr.startswith("4.3.5 ")
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--check", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["--check", "--form", "json"], "unrecognized arguments: --form json"),
+        (["--check", "--status"], "argument --status: not allowed with argument --check"),
+        (["--status", "--format"], "argument --format: expected one argument"),
+        (["--status", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
+        (["--status", "--postfix-config"], "argument --postfix-config: expected one argument"),
+        (["--send-test"], "argument --send-test: expected one argument"),
+    ],
+)
+def test_a_wrong_option_is_told_of_in_one_line(home: RelayHome, arguments: list[str], said: str) -> None:
+    done = by_hand(home, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"postfix-api-relay: error: {said}")
+
+
+@pytest.mark.parametrize("argument", ["--no-such-option", "--format", "check", "-c"])
+def test_what_could_be_a_sender_defers(home: RelayHome, argument: str) -> None:
+    done = by_hand(home, argument)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr.startswith(
+        "4.3.5 expected [--home DIR] SENDER QUEUE_ID RECIPIENT... CLIENT_ADDRESS, found 1"
+    )
+    assert done.stderr.endswith("; see --help, and argv= in master.cf")
+
+
+def test_help_names_the_commands(home: RelayHome) -> None:
+    done = by_hand(home, "--help")
+    assert done.returncode == 0
+    start = "       postfix-api-relay [--home DIR] "
+    for usage in (
+        "--check [--postfix-config DIR]",
+        "--status [--format text|json|prometheus] [--postfix-config DIR]",
+        "--send-test ADDRESS",
+    ):
+        assert f"\n{start}{usage}\n" in done.stdout
+
+
+def test_a_relative_home(sandbox: Sandbox, sound: RelayHome) -> None:
+    """For Postfix a home has to be absolute; an admin may be there already."""
+    done = subprocess.run(
+        [sound.script, "--send-test", RECIPIENT, "--home", "home"],
+        cwd=sound.path.parent,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert len(sandbox.accepted) == 1
+    assert "DELIVERED" in sound.log()

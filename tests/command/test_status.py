@@ -1,0 +1,480 @@
+"""--status tells at a glance what the relay does, to a person, to Nagios and to Prometheus."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import Deliver
+from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.script import change_constants
+from helpers.state import NOTICES, WINDOW, clock, hold_notices, lock_held, put_calls, read
+from helpers.state_faults import FAULTS, NOTICE_CONTENT, QUOTA, WINDOW_CONTENT, holding_json, plant
+from helpers.strace import trace
+from prometheus_client.parser import text_string_to_metric_families
+from sandbox import Answer, Sandbox, graph_error
+
+FORMATS = ("text", "json", "prometheus")
+RECIPIENT = "to@external.com"
+STRANGER = "printer@elsewhere.com"
+COUNTERS = ("delivered", "deferred", "bounced", "rejected", "overridden", "notices")
+QUEUES = ("incoming", "active", "deferred", "hold")
+# Monitoring Plugins Development Guidelines: one line of text, a bar, and figures as 'label'=value.
+PLUGIN_LINE = re.compile(r"POSTFIX-API-RELAY (OK|WARNING|CRITICAL) - [^|\n]+ \|( [a-z_]+=-?[0-9.]+)+")
+# What postqueue prints, or says on its way out.
+POSTQUEUE = """\
+#!/bin/sh
+[ "$*" = "-j" ] || exit 64
+cat {directory}/queue
+cat {directory}/warning >&2
+exit $(cat {directory}/exit)
+"""
+
+
+class Shown(NamedTuple):
+    """What --status ended with and printed."""
+
+    status: int
+    text: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.text)
+        return content
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The samples, by name and the values of their labels; each metric stands there in one piece."""
+        samples = {}
+        families = list(text_string_to_metric_families(self.text))
+        assert len(families) == self.text.count("# TYPE ") == self.text.count("# HELP ")
+        for family in families:
+            assert family.type == ("counter" if family.name == "postfix_api_relay_messages" else "gauge")
+            assert family.documentation
+            for sample in family.samples:
+                name = " ".join([sample.name.replace("postfix_api_relay_", ""), *sample.labels.values()])
+                assert name not in samples
+                samples[name] = sample.value
+        return samples
+
+
+def local_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+class Watched:
+    """An installed relay, a stand-in for Postfix's postqueue, and --status."""
+
+    def __init__(self, home: RelayHome) -> None:
+        self.home = home
+        self.commands = home.queue / "bin"
+        self.commands.mkdir()
+        postqueue = self.commands / "postqueue"
+        postqueue.write_text(POSTQUEUE.format(directory=self.commands))
+        postqueue.chmod(0o755)
+        self.queue()
+        change_constants(home, COMMAND_PATH=f"{self.commands}:/usr/bin:/bin")
+        make_sound(home)
+
+    def queue(self, *messages: tuple[str, float], warning: str = "", status: int = 0) -> None:
+        """What is queued, as name and age in seconds, and what else postqueue does."""
+        now = int(time.time())
+        lines = [json.dumps({"queue_name": name, "arrival_time": now - age}) + "\n" for name, age in messages]
+        for name, text in {"queue": "".join(lines), "warning": warning, "exit": str(status)}.items():
+            (self.commands / name).write_text(text)
+
+    def show(self, kind: str = "text", user: str = "root") -> Shown:
+        """Run it, and expect what always holds: nothing changed, no secret shown, exit status as printed."""
+        before = tree(self.home.path)
+        done = by_hand(self.home, "--status", "--format", kind, user=user)
+        assert tree(self.home.path) == before
+        assert done.stderr == ""
+        assert "client-secret" not in done.stdout
+        if kind == "text":
+            line = done.stdout.splitlines()[0]
+            assert PLUGIN_LINE.fullmatch(line), line
+            assert line.split()[1] == ("OK", "WARNING", "CRITICAL")[done.returncode]
+        return Shown(done.returncode, done.stdout)
+
+    def json(self) -> dict[str, Any]:
+        return self.show("json").json
+
+    def counted(self) -> dict[str, Any]:
+        """What all formats agree on: "status", and the counters with "since"."""
+        found = self.json()
+        counters: dict[str, int] = found["window"]["counters"]
+        metrics, shown = self.show("prometheus").metrics, self.show()
+        assert [metrics[f"messages_total {name}"] for name in COUNTERS] == [
+            counters[name] for name in COUNTERS
+        ]
+        # As long as nothing is counted it is now.
+        assert 0 <= metrics["counting_since_seconds"] - counters["since"] <= 5
+        listed = ", ".join(f"{counters[name]} {name}" for name in COUNTERS)
+        assert f"\ncounted:     {listed} since " in shown.text
+        assert (
+            shown.text.split()[1] == found["status"] == ("OK", "WARNING", "CRITICAL")[int(metrics["status"])]
+        )
+        return {"status": found["status"], **counters}
+
+    def put_state(self, **content: object) -> None:
+        """Write the window's state."""
+        self.home.put(WINDOW, json.dumps({"calls": [], **content}).encode())
+
+
+@pytest.fixture
+def watched(home: RelayHome) -> Watched:
+    return Watched(home)
+
+
+def test_all_is_well(watched: Watched) -> None:
+    for user in ("root", watched.home.account.pw_name):
+        shown = watched.show(user=user)
+        assert shown.status == 0
+        lines = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "NOW", shown.text).splitlines()
+        assert lines[0].startswith("POSTFIX-API-RELAY OK - all is well | window_calls=0 window_waiting=0 ")
+        assert lines[1:] == [
+            "window:      0 calls in the last 60 s; limit 28; 0 waiting",
+            "paused:      no",
+            "counted:     0 delivered, 0 deferred, 0 bounced, 0 rejected, 0 overridden, 0 notices since NOW,"
+            " 0 notices held",
+            "last error:  none",
+            "credentials: end in 365 days",
+            "queue:       0 hold, 0 deferred, 0 active, 0 incoming, the oldest deferred for 0 s",
+        ]
+    found = watched.json()
+    assert (found["status"], found["problems"], found["provider"]) == ("OK", [], "graph")
+    assert watched.show("prometheus").metrics["status"] == 0
+
+
+def deliver_in_every_way(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """Two messages are delivered, one of them under another sender, two bounced, and three deferred."""
+    assert deliver(mail(), RECIPIENT, sender="relay@example.org").verdict == "sent"
+    assert deliver(mail(), RECIPIENT, sender=STRANGER).verdict == "sent"
+    sandbox.answer("sendMail", graph_error_400())
+    assert deliver(mail(), RECIPIENT).verdict == "bounced"
+    assert deliver(mail(To=None), RECIPIENT).verdict == "bounced"
+    sandbox.answer("sendMail", Answer(503, body=b"out of order | for now"))
+    assert deliver(mail(), RECIPIENT).verdict == "deferred"
+    home.configure(**SITE, RATE_LIMIT_PER_MINUTE=1)
+    assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 rate limit reached")
+    home.configure(**SITE)
+    sandbox.answer("sendMail", Answer(429, {"Retry-After": "300"}, b"slower"))
+    assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 Graph sendMail failed: HTTP 429")
+
+
+def graph_error_400() -> Answer:
+    return graph_error(400, "ErrorMimeContentInvalid", "no message")
+
+
+def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched, deliver: Deliver) -> None:
+    began = int(time.time())
+    deliver_in_every_way(sandbox, watched.home, deliver)
+    counters = watched.counted()
+    assert began <= counters.pop("since") <= began + 10
+    assert counters == {
+        "status": "WARNING",
+        "delivered": 2,
+        "deferred": 3,
+        "bounced": 2,
+        "rejected": 1,
+        "overridden": 1,
+        # Of the replaced sender, and of the two bounces.
+        "notices": 3,
+    }
+    # All that was asked of the provider but the tokens.
+    assert watched.json()["window"]["calls"] == sum(seen.role == "sendMail" for seen in sandbox.requests) == 8
+    since = read(watched.home, WINDOW)["counters"]["since"]
+    time.sleep(1.1)
+    assert deliver(mail(), RECIPIENT).verdict == "deferred"
+    assert watched.counted() == {**counters, "deferred": 4, "since": since}
+
+
+def test_the_last_error_is_kept_while_the_relay_itself_defers(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver
+) -> None:
+    deliver_in_every_way(sandbox, watched.home, deliver)
+    assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 the provider asked for a pause")
+    error = watched.json()["window"]["last_error"]
+    assert error["text"] == "4.4.5 Graph sendMail failed: HTTP 429 slower"
+    assert time.time() - 10 < error["time"] <= time.time()
+    assert f"last error:  {local_time(error['time'])} {error['text']}\n" in watched.show().text
+    assert watched.show("prometheus").metrics["last_error_seconds"] == error["time"]
+
+
+def test_a_pause_is_shown_with_its_end_and_its_reason(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver
+) -> None:
+    sandbox.answer("sendMail", Answer(503, {"Retry-After": "300"}, b"closed | until\ntomorrow"))
+    ends = time.time() + 300
+    assert deliver(mail(), RECIPIENT).verdict == "deferred"
+    # The notice of a bounce, or a message that is deferred, changes nothing about it.
+    assert deliver(mail(), RECIPIENT).verdict == "deferred"
+    shown = watched.show()
+    assert shown.status == 1
+    reason = "Graph sendMail failed: HTTP 503 closed | until tomorrow"
+    match = re.search(rf"\npaused:      until (\d\d:\d\d:\d\d): {re.escape(reason)}\n", shown.text)
+    assert match
+    assert match[1] in [time.strftime("%H:%M:%S", time.localtime(ends + late)) for late in range(-1, 15)]
+    assert shown.text.startswith(f"POSTFIX-API-RELAY WARNING - paused until {match[1]}: ")
+    # A second bar would be read as figures.
+    assert "closed / until" in shown.text.splitlines()[0]
+    window = watched.json()["window"]
+    assert window["pause_reason"] == reason
+    assert 280 < window["paused_seconds"][""] <= 300
+    assert 280 < watched.show("prometheus").metrics["paused_seconds"] <= 300
+
+
+@pytest.mark.parametrize(
+    ("days", "status", "text"),
+    [
+        (31, 0, "end in 31 days"),
+        (30, 1, "end in 30 days"),
+        (1, 1, "end in 1 days"),
+        (0, 2, "end today"),
+        (-2, 2, "ended 2 days ago"),
+    ],
+)
+def test_credentials(watched: Watched, days: int, status: int, text: str) -> None:
+    watched.home.secrets(API_EXPIRATION_DATE=in_days(days))
+    shown = watched.show()
+    assert shown.status == status
+    assert (f" - the credentials {text} | " in shown.text) == (status > 0)
+    assert f"\ncredentials: {text}\n" in shown.text
+    assert watched.json()["credential_days"] == days
+    assert watched.show("prometheus").metrics["credential_days"] == days
+
+
+def test_credentials_without_a_date(watched: Watched) -> None:
+    watched.home.secrets()
+    shown = watched.show()
+    assert shown.status == 0
+    assert "\ncredentials: no date is given\n" in shown.text
+    assert "credential_days" not in watched.show("prometheus").metrics
+
+
+@pytest.mark.parametrize(
+    ("messages", "status", "counts", "age"),
+    [
+        ([], 0, [0, 0, 0, 0], 0),
+        ([("deferred", 60), ("deferred", 890), ("active", 4000)], 0, [0, 1, 2, 0], 890),
+        ([("deferred", 901), ("incoming", 1)], 1, [1, 0, 1, 0], 901),
+        ([("deferred", 60), ("deferred", 3601)], 2, [0, 0, 2, 0], 3601),
+        ([("hold", 99999), ("deferred", 5)], 0, [0, 0, 1, 1], 5),
+        ([("deferred", -50)], 0, [0, 0, 1, 0], 0),
+    ],
+)
+def test_mail_in_postfixs_queue(
+    watched: Watched, messages: list[tuple[str, float]], status: int, counts: list[int], age: int
+) -> None:
+    watched.queue(*messages)
+    shown = watched.show()
+    assert shown.status == status
+    if status:
+        assert f" - {counts[2]} messages deferred, the oldest for {age // 60} min | " in shown.text
+    queue = watched.json()["queue"]
+    assert [queue[name] for name in QUEUES] == counts
+    assert age <= queue["oldest_deferred_seconds"] <= age + 5
+    metrics = watched.show("prometheus").metrics
+    assert [metrics[f"queue_messages {name}"] for name in QUEUES] == counts
+    assert age <= metrics["oldest_deferred_seconds"] <= age + 5
+    held, deferred, active, incoming = reversed(counts)
+    assert re.search(
+        rf"\nqueue:       {held} hold, {deferred} deferred, {active} active, {incoming} incoming, the oldest"
+        r" deferred for \d+ s\n",
+        shown.text,
+    )
+
+
+DOWN = "postqueue: warning: Mail system is down -- accessing queue directly (Connection refused)\n"
+
+
+def test_a_postfix_that_does_not_run(watched: Watched) -> None:
+    """For root postqueue reads the queue itself, and warns; for others it fails."""
+    watched.queue(("deferred", 5), warning=DOWN)
+    shown = watched.show()
+    assert shown.status == 1
+    assert " - Postfix does not run | " in shown.text
+    assert "\nqueue:       0 hold, 1 deferred, " in shown.text
+    said = "postqueue: fatal: Queue report unavailable - mail system is down"
+    watched.queue(warning=f"{said}\n", status=69)
+    shown = watched.show()
+    assert shown.status == 1
+    assert f" - Postfix's queue cannot be read: {said} | " in shown.text
+    assert "\nqueue:" not in shown.text
+    assert watched.json()["queue"] is None
+    assert "oldest_deferred_seconds" not in watched.show("prometheus").metrics
+
+
+@pytest.mark.parametrize("listing", ["no JSON\n", "{}\n", '{"queue_name": "deferred"}\n'])
+def test_a_queue_in_a_form_of_its_own(watched: Watched, listing: str) -> None:
+    (watched.commands / "queue").write_text(listing)
+    shown = watched.show()
+    assert shown.status == 1
+    assert " - Postfix's queue cannot be read: " in shown.text
+
+
+def test_a_machine_without_postfix(watched: Watched) -> None:
+    (watched.commands / "postqueue").unlink()
+    shown = watched.show()
+    assert shown.status == 1
+    assert " - Postfix's queue cannot be read: postqueue is not installed | " in shown.text
+
+
+def test_a_configuration_that_does_not_work(watched: Watched) -> None:
+    home = watched.home
+    home.configure(**{**SITE, "DEFAULT_FROM_ADDRESS": 5})
+    watched.queue(("deferred", 1000))
+    keys = watched.json().keys()
+    for kind in FORMATS:
+        assert watched.show(kind).status == 2
+    summary = watched.show().text.splitlines()[0].partition(" | ")[0]
+    # The worst comes first.
+    assert re.fullmatch(
+        r"POSTFIX-API-RELAY CRITICAL - DEFAULT_FROM_ADDRESS must be one e-mail address, .*;"
+        r" 1 messages deferred, the oldest for 16 min",
+        summary,
+    )
+    assert watched.show("prometheus").metrics["queue_messages deferred"] == 1
+    make_sound(home)
+    assert watched.json().keys() == keys
+    (home.path / "api-secrets.json").chmod(0o644)
+    assert watched.show().status == 2
+    assert "permissions are 0o644, expected 0o600" in watched.show().text
+
+
+def test_only_root_and_the_owner_see_it(watched: Watched) -> None:
+    watched.home.path.chmod(0o755)
+    shown = watched.show(user="daemon")
+    assert shown.status == 2
+    text = f"{watched.home.path} belongs to nobody; run this as root or as nobody"
+    assert shown.text.splitlines()[0].startswith(f"POSTFIX-API-RELAY CRITICAL - {text}")
+
+
+def test_a_window_for_each_sender(watched: Watched) -> None:
+    watched.home.configure(**SITE, RATE_LIMIT_SCOPE="sender")
+    now, ups, odd = clock(), "ups@example.org", 'a"\\\nb@x.org'
+    calls = [[now - 2, now - 1, 1, key] for key in (ups, ups, odd, "")]
+    watched.put_state(calls=calls, paused={ups: now + 90, odd: now + 30}, pause_reason="too many")
+    shown = watched.show()
+    assert shown.status == 1
+    assert (
+        '\nwindow:      4 calls in the last 60 s, 1 as a"\\ b@x.org, 2 as ups@example.org; limit 28 for each'
+        " sender; 0 waiting\n"
+    ) in shown.text
+    assert re.search(
+        r'\npaused:      until [\d:]+ for a"\\ b@x.org, until [\d:]+ for ups@example.org: too many\n',
+        shown.text,
+    )
+    window = watched.json()["window"]
+    assert (window["scope"], window["calls"]) == ("sender", 4)
+    assert window["calls_by_sender"] == {'a"\\ b@x.org': 1, "ups@example.org": 2}
+    metrics = watched.show("prometheus").metrics
+    assert metrics['window_sender_calls a"\\ b@x.org'] == 1
+    assert metrics["window_sender_calls ups@example.org"] == 2
+    assert (metrics["window_calls"], metrics["window_limit"]) == (4, 28)
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "limit"),
+    [({}, "limit not asked for yet", None), ({"RATE_LIMIT_PER_MINUTE": 0}, "no limit", 0)],
+)
+def test_a_limit_that_is_not_known_or_none(
+    watched: Watched, config: dict[str, int], text: str, limit: int | None
+) -> None:
+    watched.home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    # SES has one limit for all senders.
+    watched.home.configure(**SITE, RATE_LIMIT_SCOPE="sender", **config)
+    assert f"; {text}; 0 waiting\n" in watched.show().text
+    window = watched.json()["window"]
+    assert (window["limit"], window["scope"]) == (limit, "relay")
+    assert "window_limit" not in watched.show("prometheus").metrics
+
+
+def test_the_limit_that_ses_has_told(sandbox: Sandbox, watched: Watched, deliver: Deliver) -> None:
+    watched.home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    assert deliver(mail(), RECIPIENT).verdict == "sent"
+    before = len(sandbox.requests)
+    assert "; limit 840; " in watched.show().text
+    assert watched.show("prometheus").metrics["window_limit"] == 840
+    assert len(sandbox.requests) == before
+
+
+def test_held_notices_and_processes_that_wait(watched: Watched) -> None:
+    hold_notices(watched.home, "override", {"a@x.org": 3, "b@x.org": 1}, 5)
+    hold_notices(watched.home, "failure", {"a@x.org": 2}, 5)
+    watched.put_state(waiting=[[clock() + 50, os.getpid(), ""]])
+    shown = watched.show()
+    assert ", 6 notices held\n" in shown.text
+    # Root sees the tests' own process; one of another account counts as gone.
+    assert watched.json()["notices_held"] == 6
+    metrics = watched.show("prometheus").metrics
+    assert (metrics["notices_held"], metrics["window_waiting"]) == (6, 0)
+
+
+def test_a_state_from_before_there_were_counters(watched: Watched, deliver: Deliver) -> None:
+    put_calls(watched.home, [1.0, 2.0])
+    assert watched.json()["window"]["calls"] == 2
+    counters = watched.counted()
+    assert {counters[name] for name in COUNTERS} == {0}
+    assert deliver(mail(), RECIPIENT, sender="relay@example.org").verdict == "sent"
+    assert watched.json()["window"]["calls"] == 3
+    assert watched.counted()["delivered"] == 1
+
+
+def test_a_lock_that_is_held_does_not_hold_up_the_status(watched: Watched) -> None:
+    with lock_held(watched.home):
+        assert watched.show().status == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_files_in_place_of_the_state(watched: Watched, fault: str) -> None:
+    for name in (WINDOW, NOTICES):
+        plant(watched.home, name, FAULTS[fault])
+    counters = watched.counted()
+    assert counters["status"] == "OK"
+    assert {counters[name] for name in COUNTERS} == {0}
+
+
+CONTENTS = {
+    **{f"window with {name}": (WINDOW, content) for name, content in WINDOW_CONTENT.items()},
+    **{f"notices {name}": (NOTICES, content) for name, content in NOTICE_CONTENT.items()},
+    **{f"quota {name}": (WINDOW, {"quota": content}) for name, content in QUOTA.items()},
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_state_with_odd_content(watched: Watched, name: str) -> None:
+    file, content = CONTENTS[name]
+    if name.startswith("quota"):
+        watched.home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    plant(watched.home, file, holding_json(content))
+    counters = watched.counted()
+    assert counters["status"] == "OK"
+    assert 0 < counters["since"] <= time.time()
+
+
+def renames(home: RelayHome, *, to: str, **changes: Any) -> int:
+    """How often a delivery replaces this file."""
+    traced = trace(home, mail(**changes), RECIPIENT, options=["-e", "trace=rename,renameat,renameat2"])
+    return sum(call.text.endswith(f', "{home.path / to}") = 0') for call in traced.calls)
+
+
+def test_counting_takes_no_further_write(sandbox: Sandbox, home: RelayHome) -> None:
+    """A delivery takes its place, and settles; a deferral settles; nothing is written beside that."""
+    assert renames(home, to=WINDOW) == 2
+    assert read(home, WINDOW)["counters"]["delivered"] == 1
+    sandbox.answer("sendMail", Answer(503))
+    assert renames(home, to=WINDOW) == 2
+    home.configure(RATE_LIMIT_PER_MINUTE=1)
+    assert renames(home, to=WINDOW) == 1
+    home.configure(MISSING_VISIBLE_RECIPIENT="reject")
+    # Its own two, and those of the notice to the admin.
+    assert renames(home, to=WINDOW, To=None) == 4
+    counters = read(home, WINDOW)["counters"]
+    assert [counters[name] for name in COUNTERS] == [1, 2, 1, 1, 0, 1]

@@ -1,0 +1,142 @@
+"""The chain that --check goes along, with nothing wrong in it, and the faults that it is to find."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+from sandbox import Sandbox
+
+from helpers.by_hand import SITE, by_hand, in_days, make_sound, postfix_settings, tree
+from helpers.home import LOG, RelayHome
+from helpers.postfix import PROJECT, add_settings, age_settings, replaced
+from helpers.script import change_constants
+
+CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
+EDIT_CONFIG, EDIT_SECRETS = f"edit HOME/{CONFIG}", f"edit HOME/{SECRETS}"
+
+
+class Checked(NamedTuple):
+    """What --check ended with and printed."""
+
+    status: int
+    lines: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """The lines that an admin has to look at."""
+        return [line for line in self.lines if not line.startswith("ok    ")]
+
+
+class Chain:
+    """An installation with nothing wrong, from Postfix's settings to the provider, and the check of it."""
+
+    def __init__(self, sandbox: Sandbox, home: RelayHome) -> None:
+        self.sandbox, self.home = sandbox, home
+        self.rotation = home.queue / "logrotate.d"
+        self.rotation.mkdir()
+        self.rotate(f"{home.path / LOG} {{\n    weekly\n}}\n")
+        change_constants(home, ROTATION_DIRECTORY=str(self.rotation))
+        make_sound(home)
+        home.put(LOG, b"", 0o644)
+        self.postfix = postfix_settings(home)
+        sandbox.roles = ["Mail.Send"]
+
+    def check(self, *options: str, user: str = "root", prefix: tuple[str, ...] = ()) -> Checked:
+        """Run it, and expect what always holds: no mail, no secret shown, nothing changed, FAIL is 1."""
+        before = tree(self.home.path)
+        arguments = ("--check", "--postfix-config", self.postfix, *options)
+        done = by_hand(self.home, *arguments, user=user, prefix=prefix)
+        assert tree(self.home.path) == before
+        assert self.sandbox.accepted == []
+        assert done.stderr == ""
+        assert "client-secret" not in done.stdout
+        assert not any(token in done.stdout for token in self.sandbox.tokens)
+        lines = done.stdout.splitlines()
+        assert {line[:6] for line in lines} <= {"ok    ", "warn  ", "FAIL  "}
+        assert done.returncode == any(line.startswith("FAIL") for line in lines)
+        return Checked(done.returncode, lines)
+
+    def expanded(self, line: str) -> str:
+        """A line with the paths of this installation in place of HOME, QUEUE, POSTFIX and ROTATION."""
+        places = {
+            "HOME": self.home.path,
+            "QUEUE": self.home.queue,
+            "POSTFIX": self.postfix,
+            "ROTATION": self.rotation,
+        }
+        for name, path in places.items():
+            line = line.replace(name, str(path))
+        return line
+
+    def expect(self, lines: Sequence[str], expected: Sequence[str]) -> None:
+        """The lines are to be the expected ones, in which "…" stands for any text."""
+        assert len(lines) == len(expected), lines
+        for line, text in zip(lines, expected):
+            pattern = re.escape(self.expanded(text)).replace("…", ".+")
+            assert re.fullmatch(pattern, line), line
+
+    def mend(self, line: str) -> None:
+        """Do what a line advises, as an admin does in the project's directory, but for the reload."""
+        cure = line.split("; ", 1)[1].split("; postfix ")[0]
+        subprocess.run(["bash", "-ec", cure], cwd=PROJECT, check=True, timeout=60)
+        age_settings(self.postfix)
+
+    def configure(self, **changes: object) -> None:
+        self.home.configure(**{**SITE, **changes})
+
+    def secrets(self, **changes: object) -> None:
+        self.home.secrets(**{"API_EXPIRATION_DATE": in_days(365), **changes})
+
+    def use_ses(self, **changes: object) -> None:
+        self.secrets(**{"API_PROVIDER": "ses", "API_TENANT_OR_REGION": "eu-west-1", **changes})
+
+    def set(self, *settings: str) -> None:
+        """Set parameters of Postfix's."""
+        add_settings(self.postfix, settings)
+
+    def change_entry(self, old: str, new: str) -> None:
+        """Change the transport's line in master.cf."""
+        file = self.postfix / "master.cf"
+        file.write_text(replaced(file.read_text(), old, new))
+
+    def rotate(self, text: str) -> None:
+        """Put a file where logrotate reads it."""
+        (self.rotation / "relay").write_text(text)
+
+    def own_by_root(self, name: str) -> None:
+        os.chown(self.home.path / name, 0, 0)
+
+
+class Fault(NamedTuple):
+    """A fault: how it is made, the lines that tell of it, and whether what the first advises mends all.
+
+    In the lines HOME and such stand for paths (Chain.expanded()), and "…" for any text.
+    """
+
+    make: Callable[[Chain], object]
+    lines: list[str]
+    mended: bool = False
+
+
+def fault(level: str, make: Callable[[Chain], object], text: str, cure: str, *more: str) -> Fault:
+    """A fault that is mended by editing something; `more` are further lines."""
+    return Fault(make, [f"{level:<5} {text}; {cure}", *more])
+
+
+def mended(level: str, make: Callable[[Chain], object], text: str, cure: str, *more: str) -> Fault:
+    """A fault that is mended by the command that is advised."""
+    return fault(level, make, text, cure, *more)._replace(mended=True)
+
+
+def expect_fault(chain: Chain, fault: Fault) -> None:
+    """Its own lines come, and no others; what the first of them advises is done where it is a command."""
+    fault.make(chain)
+    problems = chain.check().problems
+    chain.expect(problems, fault.lines)
+    if fault.mended:
+        chain.mend(problems[0])
+        assert chain.check().problems == []

@@ -1,0 +1,23 @@
+"""Interpreters that lack what the relay needs, or have something else in its place."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from helpers.home import RelayHome
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def interpreter(home: RelayHome, *options: str) -> str:
+    """An interpreter of its own next to the queue, where every user can run it."""
+    directory = home.queue / "venv"
+    subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", *options, directory], check=True)
+    return str(directory / "bin/python")
+
+
+def plant(python: str, package: str, text: str) -> None:
+    """Put a module where this interpreter finds it before the system's."""
+    (site,) = Path(python).parents[1].glob("lib/python3*/site-packages")
+    (site / f"{package}.py").write_text(text)

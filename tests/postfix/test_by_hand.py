@@ -1,0 +1,80 @@
+"""--check and --status with the real Postfix: a cure takes effect, and the queue is seen as it is."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from helpers.by_hand import by_hand, make_sound
+from helpers.home import RelayHome
+from helpers.mail import mail
+from helpers.postfix import PrivatePostfix, age_settings
+from helpers.script import change_constants
+from sandbox import Answer, Sandbox
+
+MESSAGE = mail(From="relay@example.org").decode()
+
+
+@pytest.fixture(autouse=True)
+def sound(sandbox: Sandbox, home: RelayHome) -> RelayHome:
+    """The home with nothing wrong in it; a deferred message is late after a second."""
+    sandbox.roles = ["Mail.Send"]
+    change_constants(home, QUEUE_WARNING_SECONDS=1)
+    make_sound(home)
+    return home
+
+
+def check(home: RelayHome, postfix: PrivatePostfix) -> tuple[int, list[str]]:
+    """Exit status and problems, but for the log that the machine's own logrotate does not know."""
+    done = by_hand(home, "--check", "--postfix-config", postfix.config)
+    problems = [line for line in done.stdout.splitlines() if not line.startswith("ok    ")]
+    return done.returncode, [line for line in problems if "it grows for ever" not in line]
+
+
+def status(home: RelayHome, postfix: PrivatePostfix) -> tuple[int, str]:
+    """Exit status and text."""
+    done = by_hand(home, "--status", "--postfix-config", postfix.config)
+    return done.returncode, done.stdout
+
+
+def submit(postfix: PrivatePostfix) -> None:
+    postfix.sendmail("relay@example.org", ["to@external.com"], MESSAGE)
+
+
+def test_what_check_advises_is_in_force_at_once(
+    sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix
+) -> None:
+    assert check(home, postfix) == (0, [])
+    entry = (postfix.config / "master.cf").read_text()
+    (postfix.config / "master.cf").write_text(entry.replace(" ${client_address}", ""))
+    postfix.reload()
+    submit(postfix)
+    first = postfix.wait_for("an attempt", postfix.outcomes)[0]
+    assert (first.status, first.dsn) == ("deferred", "4.3.5")
+    failed, (problem,) = check(home, postfix)
+    assert failed == 1
+    assert problem.startswith("FAIL  argv= hands over ${sender} ${queue_id} ${recipient}, not ")
+    subprocess.run(["bash", "-ec", problem.split("; ", 1)[1]], check=True, capture_output=True, timeout=60)
+    age_settings(postfix.config)
+    postfix.wait_until_empty()
+    assert len(sandbox.accepted) == 1
+    assert check(home, postfix) == (0, [])
+
+
+def test_status_sees_the_queue(sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix) -> None:
+    code, text = status(home, postfix)
+    assert (code, text.split(" | ")[0]) == (0, "POSTFIX-API-RELAY OK - all is well")
+    sandbox.answer("sendMail", Answer(503, times=None))
+    submit(postfix)
+    late = "1 messages deferred, the oldest for 0 min"
+    found = postfix.wait_for(
+        "deferred mail", lambda: [found for found in [status(home, postfix)] if late in found[1]]
+    )
+    code, text = found[0]
+    assert (code, text.split(" | ")[0]) == (1, f"POSTFIX-API-RELAY WARNING - {late}")
+    assert "\nqueue:       0 hold, 1 deferred, 0 active, 0 incoming, the oldest deferred for " in text
+    assert " Graph sendMail failed: HTTP 503" in text
+    postfix.stop()
+    code, text = status(home, postfix)
+    assert (code, text.split(" | ")[0]) == (1, f"POSTFIX-API-RELAY WARNING - Postfix does not run; {late}")
+    assert "\nqueue:       0 hold, 1 deferred, " in text

@@ -1,0 +1,140 @@
+"""Whatever a state file holds, --status prints something that its readers can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.script import load_script
+from helpers.unit import CONFIG, SECRETS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+relay = load_script()
+
+NOW = relay.clock()
+NUMBERS = st.one_of(
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0, -1, True, 10**16, 10**400, 2**53]),
+    # Around now, by either clock: what counts.
+    st.floats(NOW - 700, NOW + 700),
+    st.floats(time.time() - 1e6, time.time() + 1e6),
+)
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), NUMBERS, st.text(max_size=20)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def either(expected: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What belongs there, or anything else."""
+    return st.one_of(expected, ANYTHING)
+
+
+KEYS = st.one_of(st.text(max_size=8), st.sampled_from(["ups@example.org", 'a"\\\n|@x.org', ""]))
+COUNTS = st.dictionaries(st.sampled_from([*relay.COUNTERS, "since", "other"]), either(NUMBERS))
+CALL = st.tuples(NUMBERS, st.one_of(st.none(), NUMBERS), either(st.just(os.getpid())), KEYS).map(list)
+WINDOW = st.fixed_dictionaries(
+    {},
+    optional={
+        "calls": either(st.lists(either(CALL), max_size=4)),
+        "waiting": either(
+            st.lists(either(st.tuples(NUMBERS, st.just(os.getpid()), KEYS).map(list)), max_size=3)
+        ),
+        "paused_until": either(NUMBERS),
+        "paused": either(st.dictionaries(KEYS, either(NUMBERS), max_size=3)),
+        "pause_reason": either(st.text()),
+        "counters": either(COUNTS),
+        "last_error": either(st.tuples(NUMBERS, either(st.text())).map(list)),
+    },
+)
+KEPT = st.fixed_dictionaries(
+    {}, optional={"last": ANYTHING, "held": either(st.dictionaries(KEYS, NUMBERS)), "since": either(NUMBERS)}
+)
+NOTICES = st.dictionaries(KEYS, either(KEPT), max_size=3)
+# What a Prometheus sample looks like (docs: Exposition formats); a label's value may have escapes.
+SAMPLE = re.compile(r'[a-z_]+(\{[a-z]+="([^"\\\n]|\\["\\n])*"\})? -?\d+(\.\d+)?(e[+-]?\d+)?')
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home directory with a configuration; files of the tests' user."""
+    directory = tmp_path_factory.mktemp("home")
+    for name, values in {"relay-config.json": CONFIG, "api-secrets.json": SECRETS}.items():
+        (directory / name).write_text(json.dumps(values))
+        (directory / name).chmod(0o600)
+    return directory
+
+
+def found(home: Path) -> Any:
+    """What --status finds, in this process, which has to go on as the user that it is."""
+    queue = dict.fromkeys((*relay.QUEUES, "oldest_deferred_seconds"), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "become_owner", lambda _home: None)
+        patch.setattr(relay, "queue_status", lambda _postfix: {"running": True, **queue})
+        return relay.status_of(str(home), relay.Postfix(None))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(window=either(WINDOW), notices=either(NOTICES))
+def test_any_state_can_be_shown(home: Path, window: Any, notices: Any) -> None:
+    (home / ".rate-limit-state").write_text(json.dumps(window))
+    (home / ".notice-state").write_text(json.dumps(notices))
+    status = found(home)
+    assert status["window"] is not None
+    # A reason or an error of the provider's own cannot make a line of its own.
+    text = relay.status_text(status).encode().decode()
+    assert re.fullmatch(
+        r"POSTFIX-API-RELAY (OK|WARNING) - [^|]+ \|( [a-z_]+=-?[\d.e+]+)+", text.split("\n")[0]
+    )
+    assert [line.split(" ")[0] for line in text.split("\n")[1:]] == [
+        "window:",
+        "paused:",
+        "counted:",
+        "last",
+        "credentials:",
+        "queue:",
+    ]
+    assert text == "".join(c for c in text if c.isprintable() or c == "\n")
+    assert json.loads(relay.status_json(status), parse_constant=pytest.fail) == status
+    for line in relay.status_prometheus(status).split("\n"):
+        assert line.startswith(("# HELP ", "# TYPE ")) or SAMPLE.fullmatch(line), line
+
+
+@settings(max_examples=250, deadline=None)
+@given(state=st.fixed_dictionaries({}, optional={"counters": either(COUNTS), "last_error": ANYTHING}))
+def test_any_counters_can_be_raised(state: Any) -> None:
+    before = dict(relay.counters_in(state))
+    assert set(before) == {"since", *relay.COUNTERS}
+    assert all(type(value) is int and value >= 0 for value in before.values())
+    assert before["since"] <= time.time()
+    relay.count(state, ("delivered", "overridden"), "")
+    after = relay.counters_in(json.loads(json.dumps(state)))
+    assert after == {**before, "delivered": before["delivered"] + 1, "overridden": before["overridden"] + 1}
+
+
+def test_numbers_that_cannot_be_shown_do_not_count(home: Path) -> None:
+    """Python shows no number of more than 4300 digits, and two that it reads can make one."""
+    held = {"held": {"a": 9 * 10**4299, "b": 9 * 10**4299, "c": 2}, "since": 1}
+    (home / ".notice-state").write_text(json.dumps({"override": held}))
+    status = found(home)
+    assert status["notices_held"] == 2
+    assert "2 notices held" in relay.status_text(status)
+
+
+def test_what_an_error_says_is_kept_to_a_length() -> None:
+    state: dict[str, Any] = {}
+    relay.count(state, ("bounced",), "5.0.0 " + "x" * 9999)
+    assert len(state["last_error"][1]) == relay.ERROR_LIMIT
+    relay.count(state, ("deferred",), "")
+    assert state["last_error"][1].startswith("5.0.0 x")
+    assert state["counters"]["deferred"] == 1
