@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.home import RelayHome
-from helpers.postfix import PROJECT, add_settings, fragment_settings, make_settings, adapted_entry
+from helpers.postfix import PROJECT, adapted_entry, add_settings, fragment_settings, make_settings
 
 # What a site chooses in place of the examples.
 SITE: dict[str, Any] = {
