@@ -110,3 +110,7 @@ def test_what_cannot_be_looked_into_is_refused(value: str) -> None:
     with pytest.raises(SystemExit, match="nothing says which networks are in it"):
         kept(f"127.0.0.0/8, {value}")
     assert value in kept(f"127.0.0.0/8, {value}", is_open=True)
+
+
+def test_the_relay_s_own_check_knows_the_same_private_networks() -> None:
+    assert set(map(str, networks.PRIVATE)) == set(load_script().PRIVATE_NETWORKS)
