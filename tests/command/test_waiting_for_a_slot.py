@@ -17,7 +17,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.parallel import each
 from helpers.script import change_constants
-from helpers.state import held_notices
+from helpers.state import held_notices, put_calls
 from helpers.storm_figures import busiest
 from helpers.variants import use_ses
 from helpers.waiting import SOON, Start, background, expect_full, occupy, processes
@@ -274,3 +274,12 @@ def test_one_message_of_a_mailbox_waits_and_the_others_leave_the_processes_to_ot
     assert time.monotonic() - began < SOON
     assert first.result().verdict == "sent"
     assert [message.subject for message in sandbox.accepted] == ["first"]
+
+
+def test_a_place_that_is_given_back_is_taken_at_once(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
+    occupy(home, 15.0)
+    began = time.monotonic()
+    waiting = start("waits")
+    put_calls(home, [])
+    assert waiting.result().verdict == "sent"
+    assert time.monotonic() - began < 5
