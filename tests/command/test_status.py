@@ -298,13 +298,13 @@ def test_a_postfix_that_does_not_run(watched: Watched) -> None:
     """For root postqueue reads the queue itself, and warns; for others it fails."""
     watched.queue(("deferred", 5), warning=DOWN)
     shown = watched.show()
-    assert shown.status == 1
+    assert shown.status == 2
     assert " - Postfix does not run | " in shown.text
     assert "\nqueue:       0 hold, 1 deferred, " in shown.text
     said = "postqueue: fatal: Queue report unavailable - mail system is down"
     watched.queue(warning=f"{said}\n", status=69)
     shown = watched.show()
-    assert shown.status == 1
+    assert shown.status == 2
     assert f" - Postfix's queue cannot be read: {said} | " in shown.text
     assert "\nqueue:" not in shown.text
     assert watched.json()["queue"] is None
@@ -315,14 +315,14 @@ def test_a_postfix_that_does_not_run(watched: Watched) -> None:
 def test_a_queue_in_a_form_of_its_own(watched: Watched, listing: str) -> None:
     (watched.commands / "queue").write_text(listing)
     shown = watched.show()
-    assert shown.status == 1
+    assert shown.status == 2
     assert " - Postfix's queue cannot be read: " in shown.text
 
 
 def test_a_machine_without_postfix(watched: Watched) -> None:
     (watched.commands / "postqueue").unlink()
     shown = watched.show()
-    assert shown.status == 1
+    assert shown.status == 2
     assert " - Postfix's queue cannot be read: postqueue is not installed | " in shown.text
 
 

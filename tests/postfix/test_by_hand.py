@@ -76,5 +76,5 @@ def test_status_sees_the_queue(sandbox: Sandbox, home: RelayHome, postfix: Priva
     assert " Graph sendMail failed: HTTP 503" in text
     postfix.stop()
     code, text = status(home, postfix)
-    assert (code, text.split(" | ")[0]) == (1, f"POSTFIX-API-RELAY WARNING - Postfix does not run; {late}")
+    assert (code, text.split(" | ")[0]) == (2, f"POSTFIX-API-RELAY CRITICAL - Postfix does not run; {late}")
     assert "\nqueue:       0 hold, 1 deferred, " in text
