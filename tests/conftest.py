@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
@@ -26,8 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for what the tests measure."""
+    """Make room for what the tests measure, and let signals do what they do under Postfix."""
     config.stash[FIGURES] = []
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        # A start in the background, or with nohup(1), ignores them, and every child would, too.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
