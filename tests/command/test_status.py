@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import time
 from typing import Any, NamedTuple
 
@@ -198,7 +199,13 @@ def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched,
 def test_the_last_error_is_kept_while_the_relay_itself_defers(
     sandbox: Sandbox, watched: Watched, deliver: Deliver
 ) -> None:
-    deliver_in_every_way(sandbox, watched.home, deliver)
+    sandbox.answer("sendMail", Answer(503, body=b"out of order"), Answer(429, body=b"slower"))
+    assert deliver(mail(), RECIPIENT).verdict == "deferred"
+    watched.home.configure(**SITE, RATE_LIMIT_PER_MINUTE=1)
+    assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 rate limit reached")
+    assert watched.json()["window"]["last_error"]["text"].endswith("HTTP 503 out of order")
+    watched.home.configure(**SITE)
+    assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 Graph sendMail failed")
     assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 the provider asked for a pause")
     error = watched.json()["window"]["last_error"]
     assert error["text"] == "4.4.5 Graph sendMail failed: HTTP 429 slower"
@@ -408,13 +415,15 @@ def test_the_limit_that_ses_has_told(sandbox: Sandbox, watched: Watched, deliver
 def test_held_notices_and_processes_that_wait(watched: Watched) -> None:
     hold_notices(watched.home, "override", {"a@x.org": 3, "b@x.org": 1}, 5)
     hold_notices(watched.home, "failure", {"a@x.org": 2}, 5)
-    watched.put_state(waiting=[[clock() + 50, os.getpid(), ""]])
-    shown = watched.show()
+    with subprocess.Popen(["sleep", "60"], user=watched.home.account.pw_uid) as waiter:
+        # A process of another account is none of the relay's.
+        watched.put_state(waiting=[[clock() + 50, pid, ""] for pid in (waiter.pid, os.getpid())])
+        shown, found, metrics = watched.show(), watched.json(), watched.show("prometheus").metrics
+        waiter.kill()
+    assert "; 1 waiting\n" in shown.text
     assert ", 6 notices held\n" in shown.text
-    # Root sees the tests' own process; one of another account counts as gone.
-    assert watched.json()["notices_held"] == 6
-    metrics = watched.show("prometheus").metrics
-    assert (metrics["notices_held"], metrics["window_waiting"]) == (6, 0)
+    assert (found["notices_held"], found["window"]["waiting"]) == (6, 1)
+    assert (metrics["notices_held"], metrics["window_waiting"]) == (6, 1)
 
 
 def test_a_state_from_before_there_were_counters(watched: Watched, deliver: Deliver) -> None:

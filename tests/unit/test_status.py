@@ -17,17 +17,23 @@ from hypothesis import strategies as st
 
 relay = load_script()
 
-NOW = relay.clock()
+
+def seconds_from_now(least: float, most: float) -> st.SearchStrategy[float]:
+    """Times by the window's clock, around the moment at which they are drawn."""
+    return st.floats(least, most).map(lambda seconds: relay.clock() + seconds)
+
+
 NUMBERS = st.one_of(
     st.integers(),
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from([0, -1, True, 10**16, 10**400, 2**53]),
-    # Around now, by either clock: what counts.
-    st.floats(NOW - 700, NOW + 700),
-    st.floats(time.time() - 1e6, time.time() + 1e6),
+    seconds_from_now(-700, 700),
+    st.floats(-1e6, 1e6).map(lambda seconds: time.time() + seconds),
 )
+# What could end a line, a label or the summary before the figures.
+TEXT = st.one_of(st.text(max_size=20), st.sampled_from(["a\nb", "a | b=1", 'a"\\b', "\ud800", "x" * 999]))
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
-    st.one_of(st.none(), NUMBERS, st.text(max_size=20)),
+    st.one_of(st.none(), NUMBERS, TEXT),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)
     ),
@@ -40,21 +46,22 @@ def either(expected: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(expected, ANYTHING)
 
 
-KEYS = st.one_of(st.text(max_size=8), st.sampled_from(["ups@example.org", 'a"\\\n|@x.org', ""]))
+KEYS = st.one_of(TEXT, st.sampled_from(["ups@example.org", ""]))
 COUNTS = st.dictionaries(st.sampled_from([*relay.COUNTERS, "since", "other"]), either(NUMBERS))
-CALL = st.tuples(NUMBERS, st.one_of(st.none(), NUMBERS), either(st.just(os.getpid())), KEYS).map(list)
+PID = st.just(os.getpid())
+LIVE_CALL = st.tuples(seconds_from_now(-50, -20), seconds_from_now(-15, -5), PID, KEYS).map(list)
+CALL = st.tuples(NUMBERS, st.one_of(st.none(), NUMBERS), either(PID), KEYS).map(list)
+LATER = seconds_from_now(100, 500)
 WINDOW = st.fixed_dictionaries(
     {},
     optional={
-        "calls": either(st.lists(either(CALL), max_size=4)),
-        "waiting": either(
-            st.lists(either(st.tuples(NUMBERS, st.just(os.getpid()), KEYS).map(list)), max_size=3)
-        ),
-        "paused_until": either(NUMBERS),
-        "paused": either(st.dictionaries(KEYS, either(NUMBERS), max_size=3)),
-        "pause_reason": either(st.text()),
+        "calls": either(st.lists(st.one_of(LIVE_CALL, CALL, ANYTHING), max_size=4)),
+        "waiting": either(st.lists(either(st.tuples(NUMBERS, PID, KEYS).map(list)), max_size=3)),
+        "paused_until": st.one_of(LATER, ANYTHING),
+        "paused": either(st.dictionaries(KEYS, st.one_of(LATER, ANYTHING), max_size=3)),
+        "pause_reason": either(TEXT),
         "counters": either(COUNTS),
-        "last_error": either(st.tuples(NUMBERS, either(st.text())).map(list)),
+        "last_error": either(st.tuples(NUMBERS, either(TEXT)).map(list)),
     },
 )
 KEPT = st.fixed_dictionaries(
