@@ -75,7 +75,7 @@ def link_as_log(chain: Chain) -> None:
 
 
 WIDE = "others could hold the relay's lock, or change its files"
-CACHE = "HOME/__pycache__/postfix-api-relaycpython-311.pyc is missing or old: each start takes twice as long"
+CACHE = "HOME/__pycache__/… is missing or old: each start takes twice as long"
 CACHE_CURE = "runuser -u nobody -- /usr/bin/python3 -m py_compile HOME/postfix-api-relay"
 GUARD_SCRIPT = "chown nobody: HOME/postfix-api-relay; chmod go-w HOME/postfix-api-relay"
 HOME_FAULTS = {
@@ -174,8 +174,7 @@ FILE_FAULTS = {
     "configuration that is not JSON": fault(
         "FAIL",
         holding(CONFIG, '{"API_ID": "a",}'),
-        f"HOME/{CONFIG} is not valid JSON: Expecting property name enclosed in double quotes: "
-        "line 1 column 16 (char 15)",
+        f"HOME/{CONFIG} is not valid JSON: …",
         EDIT_CONFIG,
         NOT_TRIED,
     ),
