@@ -26,7 +26,9 @@ def test_a_storm_is_measured_and_kept(tmp_path: Path) -> None:
     pace, storm = json.loads(file.read_text())["runs"]
     assert (pace["name"], storm["name"]) == ("pace-1", "wait-5")
     assert storm["processes per delivery"] == 1
-    assert (storm["in order"], storm["moved"]) == (1, 0)
+    # In which order Postfix starts what came together is its own affair.
+    assert (storm["in order of starts"], storm["moved from starts"]) == (1, 0)
+    assert 0 <= storm["in order"] <= 1
     assert storm["ratio with pace"] == pytest.approx(storm["drain"] / (5 * pace["pace"]))
     for run in (pace, storm):
         assert 0.01 < run["CPU per message"]["relay"] < 5
