@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,11 @@ def load_secrets(relay: ModuleType, **changes: object) -> Any:
     return relay.load_settings(relay.ApiSecrets, "api-secrets.json", data, relay.Log())
 
 
+def parse(relay: ModuleType, message: bytes) -> Any:
+    """A message split into header fields and body."""
+    return relay.read_message(io.BytesIO(message))
+
+
 def address_message(
     relay: ModuleType,
     message: bytes,
@@ -53,7 +59,7 @@ def address_message(
     secrets = load_secrets(relay, API_PROVIDER=provider)
     delivery = relay.Relay("/nonexistent", envelope, load_config(relay, **config), secrets, relay.Log())
     relay.check_recipients(recipients)
-    return delivery.provider.address(delivery.draft(relay.parse_message(message)))
+    return delivery.provider.address(delivery.draft(parse(relay, message)))
 
 
 def shown(relay: ModuleType, problem: Any) -> str:

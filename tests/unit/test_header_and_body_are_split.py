@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from helpers.readers import field_names
 from helpers.script import load_script
+from helpers.unit import parse
 
 relay = load_script()
 
 
 def names_of(message: bytes) -> list[bytes]:
-    return [field.name for field in relay.parse_message(message).fields]
+    return [field.name for field in parse(relay, message).fields]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def names_of(message: bytes) -> list[bytes]:
 def test_the_first_line_that_is_no_field_begins_the_body(
     message: bytes, names: list[bytes], body: bytes
 ) -> None:
-    parsed = relay.parse_message(message)
+    parsed = parse(relay, message)
 
     assert [field.name for field in parsed.fields] == names
     assert parsed.body == body
@@ -47,7 +48,7 @@ def test_a_from_field_with_a_blank_before_its_colon_is_no_mbox_separator() -> No
 
 
 def test_text_that_follows_the_header_directly_does_not_become_one() -> None:
-    message = relay.parse_message(b"To: a@x.org\nHello!\nBcc: b@x.org\n").encode()
+    message = parse(relay, b"To: a@x.org\nHello!\nBcc: b@x.org\n").encode()
 
     assert message == b"To: a@x.org\r\n\r\nHello!\r\nBcc: b@x.org\r\n"
 
@@ -68,13 +69,13 @@ def test_text_that_follows_the_header_directly_does_not_become_one() -> None:
     ],
 )
 def test_only_what_readers_disagree_about_is_changed(header: bytes, encoded: bytes) -> None:
-    assert relay.parse_message(header + b"\nbody").encode() == encoded + b"\r\nbody"
+    assert parse(relay, header + b"\nbody").encode() == encoded + b"\r\nbody"
 
 
 @pytest.mark.parametrize(
     "trick", [b"a\rBcc: b@x.org", b"a\n \r\nBcc: b@x.org", b"a\n\r\rBcc: b@x.org", b"a\r\n \0\r\n x"]
 )
 def test_another_reader_sees_no_field_and_no_end_that_the_relay_does_not(trick: bytes) -> None:
-    parsed = relay.parse_message(b"X-First: " + trick + b"\nX-Last: 1\n\nbody")
+    parsed = parse(relay, b"X-First: " + trick + b"\nX-Last: 1\n\nbody")
 
     assert field_names(parsed.encode()) == [field.name.decode().lower() for field in parsed.fields]

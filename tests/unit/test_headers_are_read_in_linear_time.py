@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 from helpers.script import load_script
-from helpers.unit import address_message
+from helpers.unit import address_message, parse
 
 relay = load_script()
 
@@ -74,7 +74,7 @@ def test_a_field_full_of_anything_is_read_in_time(pattern: str) -> None:
     value = pattern * (SIZE // len(pattern))
 
     with time_limit(LIMIT_SECONDS):
-        found = relay.read_addresses(relay.parse_message(f"To: {value}\n\n".encode()).values("to"))
+        found = relay.read_addresses(parse(relay, f"To: {value}\n\n".encode()).values("to"))
 
     assert len(found.mailboxes) <= SIZE
 

@@ -15,7 +15,7 @@ import pytest
 from helpers.mail_shapes import Shape, shapes
 from helpers.readers import field_names
 from helpers.script import load_script
-from helpers.unit import finish, load_config, load_secrets
+from helpers.unit import finish, load_config, load_secrets, parse
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def test_each_record_of_a_delivery_is_one_line(
     log.write(f"SENDER: {delivery.decision.reason}")
     with contextlib.suppress(relay.Bounced):
         delivery.mail = delivery.provider.address(
-            delivery.draft(relay.parse_message(shape.header + shape.body))
+            delivery.draft(parse(relay, shape.header + shape.body))
         )
         delivery.receipt = relay.Receipt("graph", "id")
         delivery.decision = delivery.decision._replace(overridden=False)
