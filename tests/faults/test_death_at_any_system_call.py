@@ -22,6 +22,8 @@ from sandbox import Accepted, Sandbox
 RECIPIENT = "to@external.com"
 STRANGER = "printer@elsewhere.com"
 MESSAGE = mail(Subject="Alert")
+# How often a process reads or waits differs: what TLS brings may come in one read or in several.
+FEWER_CALLS = 20
 
 
 class Course(NamedTuple):
@@ -51,6 +53,11 @@ class Death(NamedTuple):
     sends: int
     accepted: list[Accepted]
     retry: Verdict
+
+    @property
+    def happened(self) -> bool:
+        """Whether the call came at all: a process that makes fewer of them delivers."""
+        return self.killed.status != 0
 
     @property
     def messages(self) -> int:
@@ -90,6 +97,14 @@ def die(course: Course, call: Call) -> Death:
         return Death(call, killed.delivery, sent_by(killed.calls), list(provider.accepted), retry.verdict)
 
 
+def die_near(course: Course, call: Call, tries: int = FEWER_CALLS) -> Death:
+    """Die at the call, or at an earlier one of its name where the process makes fewer of them."""
+    death = die(course, call)
+    if death.happened or tries == 1 or call.ordinal == 1:
+        return death
+    return die_near(course, call._replace(ordinal=call.ordinal - 1), tries - 1)
+
+
 def even(calls: Sequence[Call], count: int) -> list[Call]:
     """An even sample of the calls, the first and the last one included."""
     places = {round(n * (len(calls) - 1) / (count - 1)) for n in range(count)}
@@ -109,25 +124,21 @@ def test_death_costs_a_second_delivery_at_most(course: Course, nightly: bool, fi
     needed = sent_by(calls[: last_send_of_the_message(calls) + 1])
     tried = calls if nightly else [call for part in stretches(calls) for call in even(part, course.deaths)]
 
-    deaths = each(lambda call: die(course, call), tried)
+    deaths = each(lambda call: die_near(course, call), tried)
 
-    # How often a process reads or waits differs a little: a call may not come as often as before.
-    survived = [death for death in deaths if death.killed.status == 0]
-    died = [death for death in deaths if death.killed.status != 0]
-    before = [death for death in died if death.sends < needed]
-    after = [death for death in died if death.sends >= needed]
+    before = [death for death in deaths if death.sends < needed]
+    after = [death for death in deaths if death.sends >= needed]
     figures(
         f"Killed at a system call, {course.name}",
         system_calls=len(calls),
-        deaths=len(died),
+        deaths=sum(death.happened for death in deaths),
         before_acceptance=len(before),
         after_acceptance=len(after),
-        duplicates=sum(death.messages - 1 for death in died),
+        duplicates=sum(death.messages - 1 for death in deaths),
         losses=sum(death.messages == 0 for death in deaths),
-        not_reached=len(survived),
     )
-    assert len(survived) <= len(deaths) // 20
-    assert {(death.killed.verdict, death.killed.status) for death in died} == {("deferred", -signal.SIGKILL)}
+    assert {death.killed.status for death in deaths} == {-signal.SIGKILL}
+    assert {death.killed.verdict for death in deaths} == {"deferred"}
     assert [death for death in deaths if death.retry != "sent"] == []
     assert [death for death in before if death.messages != 1] == []
     assert [death for death in after if death.messages != 2] == []
