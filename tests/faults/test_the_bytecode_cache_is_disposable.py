@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,8 @@ def test_a_script_that_is_newer_than_its_cache_runs(home: RelayHome, cache: Path
     assert send(deliver) == SENT
 
 
+# How marshal writes the name of a module's code, and a number, which is none: not even a ValueError.
+NAME, NUMBER = rb"[\xda\xfa]\x08<module>", b"\xe9\x01\x00\x00\x00"
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda whole: b"",
     "cut in the header": lambda whole: whole[:7],
@@ -72,6 +75,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "zeros after the header": lambda whole: whole[:HEADER] + bytes(len(whole) - HEADER),
     "zeros at the end": lambda whole: whole[: len(whole) // 2] + bytes(len(whole) // 2),
     "a number": lambda whole: whole[:HEADER] + b"i\x01\x00\x00\x00",
+    "a number for a name": lambda whole: re.sub(NAME, NUMBER, whole),
     "noise": lambda whole: whole[:HEADER] + b"\xff" * 1000,
     "of another Python": lambda whole: b"\x00\x00\r\n" + whole[4:],
     "text": lambda whole: b"no code",
@@ -81,6 +85,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_replaced(cache: Path, deliver: Deliver, damage: str) -> None:
     whole = cache.read_bytes()
+    assert DAMAGES[damage](whole) != whole
     cache.write_bytes(DAMAGES[damage](whole))
     assert send(deliver) == SENT
     assert send(deliver) == SENT
