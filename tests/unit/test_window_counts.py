@@ -102,6 +102,37 @@ def test_a_state_without_a_list_of_calls_is_an_empty_window(state: dict[str, Any
     assert relay.calls_in_window(state, NOW) == []
 
 
+def test_a_place_that_is_given_back_before_the_sleep_begins_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "WINDOW_SECONDS", 5)
+    window, other = (relay.Window(str(tmp_path), relay.Log()) for _ in range(2))
+    place, sleep = other.take(1), window.sleep_until
+
+    def sleep_later(when: float) -> None:
+        other.settle(place, False)
+        sleep(when)
+
+    monkeypatch.setattr(window, "sleep_until", sleep_later)
+    began = relay.clock()
+    window.take(1, until=began + 60)
+
+    assert relay.clock() - began < 2
+
+
+def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
+    """Its place would open later than it may wait for: a call that is under way takes too long."""
+    now = relay.clock()
+    ticket = [now + 30, ALIVE, ""]
+    state = tmp_path / ".rate-limit-state"
+    state.write_text(json.dumps({"calls": [[now - 20, None, ALIVE]], "waiting": [ticket]}))
+
+    with pytest.raises(relay.Deferred):
+        relay.Window(str(tmp_path), relay.Log()).take(1, until=ticket[0])
+
+    assert "waiting" not in json.loads(state.read_text())
+
+
 NUMBERS = st.one_of(
     st.none(),
     st.booleans(),
