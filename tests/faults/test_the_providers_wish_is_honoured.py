@@ -13,6 +13,7 @@ import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
+from helpers.parallel import each
 from helpers.pipe import Delivery
 from helpers.variants import use_ses
 from sandbox import Answer, Sandbox, graph_error, ses_error
@@ -126,6 +127,20 @@ def test_mail_flows_once_the_pause_is_over(sandbox: Sandbox, deliver: Deliver) -
         time.sleep(0.1)
     assert time.monotonic() - began >= 2
     assert [request.status for request in sandbox.requests] == [200, 429, 202]
+
+
+@pytest.mark.parametrize("scope", ["relay", "sender"])
+def test_a_shorter_pause_does_not_end_a_longer_one(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, scope: str
+) -> None:
+    """Two calls at a time, each with a wish of its own."""
+    home.configure(RATE_LIMIT_SCOPE=scope)
+    for seconds, delay in (("120", 3.0), ("5", 4.0)):
+        answer = graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": seconds})
+        sandbox.answer("sendMail", answer._replace(delay=delay))
+    assert [delivery.dsn for delivery in each(lambda _: send(deliver), range(2), workers=2)] == ["4.4.5"] * 2
+    assert [request.status for request in sandbox.requests if request.role == "sendMail"] == [429, 429]
+    expect_paused(sandbox, deliver, 118)
 
 
 def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
