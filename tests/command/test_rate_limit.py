@@ -12,6 +12,7 @@ import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
+from helpers.parallel import each
 from helpers.waiting import expect_full
 from sandbox import Answer, Sandbox, ses_query_error
 
@@ -165,6 +166,20 @@ def test_a_quota_that_cannot_be_had_is_28(
     assert "get_send_quota failed" in home.log()
     expect_full(deliver(mail(), "to@external.com"), "28/28")
     assert [request.role for request in sandbox.requests] == ["quota", "ses"]
+
+
+def test_one_of_two_that_ask_for_the_quota_at_a_time_is_told_and_both_know(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """SES answers GetSendQuota once a second."""
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    throttled = ses_query_error(400, "Throttling", "Rate exceeded")
+    sandbox.answer("quota", Answer(delay=3), throttled._replace(delay=4))
+    deliveries = each(lambda _: deliver(mail(), "to@external.com"), range(2), workers=2)
+    assert deliveries == [("sent", "2.0.0", 0, b"")] * 2
+    assert [request.role for request in sandbox.requests].count("quota") == 2
+    assert state(home)["quota"]["limit"] == 14 * 60
+    assert "the limit is 28" not in home.log()
 
 
 HUGE = 10**400
