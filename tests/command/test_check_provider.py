@@ -98,6 +98,13 @@ PROVIDER_FAULTS = {
         " does not match.",
         "check api-secrets.json",
     ),
+    "SES and a wrong clock": fault(
+        "FAIL",
+        ses_refusal("SignatureDoesNotMatch", "Signature not yet current: 20261122T100000Z"),
+        "4.3.5 SES get_send_quota failed: HTTP 403 SignatureDoesNotMatch: Signature not yet current:"
+        " 20261122T100000Z",
+        "missing or invalid configuration or secrets",
+    ),
     "no such region": fault(
         "FAIL",
         lambda chain: chain.use_ses(API_TENANT_OR_REGION="EU West"),

@@ -17,6 +17,8 @@ DEFERS = {
     "InternalFailure": 500,
     "InternalServiceErrorException": 500,
     "RequestTimeout": 400,
+    "RequestExpired": 400,
+    "RequestTimeTooSkewed": 403,
     "SomethingNew": 502,
     "MessageRejected": 500,
 }
@@ -77,6 +79,19 @@ def test_an_error_that_stays(
     assert alert.to == ["admin@domain.com"]
     assert "Permanent failure" in alert.subject
     assert [request.role for request in sandbox.requests] == ["ses", "ses"]
+
+
+@pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize(
+    "text", ["Signature expired: 2026 is now earlier", "Signature not yet current: 2026"]
+)
+def test_a_wrong_clock_is_not_a_wrong_key(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, text: str
+) -> None:
+    sandbox.answer("ses", ses_error(403, code, text))
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery[:3] == ("deferred", "4.3.5", 75)
+    assert f"SES send_email failed: HTTP 403 {code}: {text}" in delivery.text
 
 
 def test_a_sender_that_is_not_verified_bounces(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
