@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -107,6 +108,19 @@ def test_the_hard_stop_is_a_death_by_signal(sandbox: Sandbox, home: RelayHome, d
     change_constants(home, HARD_STOP_SECONDS=2)
     sandbox.answer("sendMail", Answer(action="hang"))
     assert deliver(mail(), "to@external.com")[:3] == ("deferred", "4.3.0", -signal.SIGALRM)
+
+
+def test_what_comes_before_the_message_is_within_the_hard_stop(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    change_constants(home, HARD_STOP_SECONDS=4)
+    sandbox.answer("quota", Answer(delay=2.5))
+    sandbox.answer("ses", Answer(action="hang"))
+    began = time.monotonic()
+    assert deliver(mail(), "to@external.com")[:3] == ("deferred", "4.3.0", -signal.SIGALRM)
+    assert time.monotonic() - began < 5.5
+    assert [request.role for request in sandbox.requests] == ["quota", "ses"]
 
 
 def test_the_hard_stop_does_not_undo_an_acceptance(
