@@ -38,7 +38,10 @@ def ses_for_each_sender(chain: Chain) -> None:
     chain.configure(RATE_LIMIT_SCOPE="sender")
 
 
-GRANT = "grant the application permission Mail.Send with admin consent, or a role for some mailboxes"
+GRANT = (
+    "right with RBAC for Applications: try --send-test;"
+    " else grant the application permission Mail.Send, with admin consent"
+)
 UNREADABLE = ("the token's roles cannot be read", "see that the app has Mail.Send")
 PROVIDER_FAULTS = {
     "no role": fault("warn", wrong_roles([]), "the token's roles are [], without Mail.Send", GRANT),
