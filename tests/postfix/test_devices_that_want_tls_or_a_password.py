@@ -158,8 +158,17 @@ def test_a_password_on_port_587(relay: Relay, password: str, mechanism: str) -> 
 
 
 def test_a_password_on_port_465(relay: Relay, password: str) -> None:
+    relay.follow("postconf -e mynetworks=192.0.2.0/24; postfix reload")
     with NamedSsl(relay.smtps, relay.context()) as client:
+        with pytest.raises(smtplib.SMTPRecipientsRefused, match="Recipient address rejected: Access denied"):
+            submit(client)
         client.login("copier", password)
+        submit(client)
+    relay.wait_for_mail()
+
+
+def test_port_465_asks_no_password_of_the_networks(relay: Relay, password: str) -> None:
+    with NamedSsl(relay.smtps, relay.context()) as client:
         submit(client)
     relay.wait_for_mail()
 
