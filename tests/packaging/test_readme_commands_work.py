@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.home import LOG
+from helpers.home import LOG, RelayFiles
 from helpers.install import Machine, release
 from helpers.mail import mail
 from helpers.readme import blocks, commands, section, spans
 from helpers.shell import ACCOUNT, Shell
-from sandbox import Sandbox
+from sandbox import Answer, Sandbox
 
 COLLECTOR = "/var/lib/prometheus/node-exporter"
 
@@ -37,9 +37,15 @@ def shell(machine: Machine) -> Shell:
         COLLECTOR: str(collector),
         "/etc/logrotate.d": str(machine.logrotate),
         "/opt/postfix-relay": str(machine.home),
+        "/opt/other-tenant": str(other_tenant(machine)),
         ACCOUNT: machine.account,
     }
     return Shell(machine.postfix.config, machine.programs, changes)
+
+
+def other_tenant(machine: Machine) -> Path:
+    """The directory of a second relay on that machine."""
+    return machine.base / "other-tenant"
 
 
 @pytest.fixture
@@ -170,6 +176,21 @@ def test_every_command_that_looks_at_the_relay_works(installed: Machine, shell: 
         assert done.stdout or "postqueue" in command, command
 
 
+def figures(status: str) -> set[str]:
+    """The names of the figures behind the bar of a status."""
+    return set(re.findall(r"(\w+)=", status.splitlines()[0].partition("|")[2]))
+
+
+def test_the_status_looks_as_it_is_shown(installed: Machine, shell: Shell) -> None:
+    [shown] = [block.text for block in section("Monitoring").blocks if block.language == ""]
+    [command] = [line for line in checks() if line.endswith("--status")]
+    real = shell.attempt(command).stdout
+    labels = [[line.split()[0] for line in text.splitlines()] for text in (shown, real)]
+    assert labels[0] == labels[1]
+    # There is no error yet, and no date is given.
+    assert figures(shown) == figures(real) | {"last_error_seconds", "credential_days"}
+
+
 def test_the_collector_finds_what_the_status_prints(installed: Machine, shell: Shell) -> None:
     [cron] = [block.text for block in blocks("cron")]
     schedule, user, command = re.fullmatch(r"((?:\S+ ){5})(\S+) (.*)\n", cron).groups()  # type: ignore[union-attr]
@@ -178,6 +199,16 @@ def test_the_collector_finds_what_the_status_prints(installed: Machine, shell: S
     [file] = (installed.base / "node-exporter").iterdir()
     assert file.suffix == ".prom"
     assert re.fullmatch(r"(#.*\n|\w+(\{.*\})? \S+\n)+", file.read_text())
+
+
+def test_a_failed_status_leaves_the_last_one_to_grow_old(installed: Machine, shell: Shell) -> None:
+    [cron] = [block.text for block in blocks("cron")]
+    command = cron.split(None, 6)[6]
+    [collector] = [path for path in installed.base.iterdir() if path.name == "node-exporter"]
+    (collector / "mail-relay.prom").write_text("before")
+    (installed.home / "postfix-api-relay").unlink()
+    shell.attempt(f"sh -c {shlex.quote(command)}")
+    assert (collector / "mail-relay.prom").read_text() == "before"
 
 
 def test_agents_may_run_what_their_lines_run(installed: Machine, shell: Shell) -> None:
@@ -205,11 +236,44 @@ def test_the_paths_lead_to_values(installed: Machine, shell: Shell) -> None:
             value = value[name]
 
 
+def test_the_mail_of_a_device_is_set_aside(installed: Machine, shell: Shell, sandbox: Sandbox) -> None:
+    sandbox.answer("sendMail", Answer(503, times=None))
+    senders = {"copier@domain.com": "hold", "ups@domain.com": "deferred"}
+    for sender in senders:
+        installed.postfix.sendmail(sender, ["admin@domain.com"], mail(To="admin@domain.com").decode())
+
+    def queues() -> dict[str, str]:
+        return {message["sender"]: message["queue_name"] for message in installed.postfix.queue()}
+
+    installed.postfix.wait_for("the deferral", lambda: set(queues().values()) == {"deferred"})
+    [command] = commands("A device that fills the queue")
+    shell.run(command)
+    assert queues() == senders
+
+
+def test_a_second_tenant_delivers_what_is_its_own(installed: Machine, shell: Shell, sandbox: Sandbox) -> None:
+    [text] = commands("Two tenants on one machine")
+    shell.run(text)
+    home = other_tenant(installed)
+    other = RelayFiles(home, installed.account, sandbox.url, sandbox.ca_file)
+    other.configure(DEFAULT_FROM_ADDRESS="relay@other.com")
+    installed.postfix.reload()
+    envelope = ["to@external.com", "bcc@domain.com"]
+    for sender in ("ups@other.com", "ups@domain.com"):
+        installed.postfix.sendmail(sender, envelope, mail(From=sender, To=envelope[0]).decode())
+    installed.postfix.wait_until_empty()
+    delivered = sorted((m.mailbox, m.to, m.bcc) for m in sandbox.accepted if m.to == envelope[:1])
+    senders = ("relay@domain.com", "relay@other.com")
+    assert delivered == [(sender, envelope[:1], envelope[1:]) for sender in senders]
+    logs = [(path / LOG).read_text() for path in (installed.home, home)]
+    assert [log.count("DELIVERED") for log in logs] == [1, 1]
+
+
 # ---------------------------------------------------------------- in the text
 
 
 # What a line of the text may tell one to run: here, or on the administrator's own machine only.
-RUN_HERE = {"chmod", "postconf", "postqueue"}
+RUN_HERE = {"chmod", "postconf", "postfix", "postqueue", "postsuper"}
 RUN_THERE = {"apt", "dnf", "journalctl", "restorecon", "tests/run.sh"}
 
 

@@ -24,6 +24,8 @@ RUN_BY = {
     "Quick start": MACHINE,
     "Monitoring": MACHINE,
     "Troubleshooting": MACHINE,
+    "A device that fills the queue": MACHINE,
+    "Two tenants on one machine": MACHINE,
     "Upgrading": MACHINE,
     "Uninstalling": MACHINE,
     "1. Account and files": MACHINE,
@@ -40,7 +42,11 @@ NOT_OF_THE_SCRIPT = {
     "Recipient address rejected: Access denied",
     OWN.strip(),
     "MAIL FROM",
-    "argv=/opt/postfix-relay/postfix-api-relay --home /opt/other-tenant ${sender} …",
+}
+# What the page tells one to run in its text.
+COMMANDS = {
+    *("apt", "chmod", "dnf", "journalctl", "pip", "postconf", "postfix", "postqueue", "postsuper"),
+    "restorecon",
 }
 # SES's API authorizes SendEmail with raw content as SendRawEmail.
 ACTIONS = {"ses:SendEmail", "ses:SendRawEmail", "ses:GetSendQuota"}
@@ -219,7 +225,7 @@ def test_options_of_our_programs_exist(relay: ModuleType, text: str) -> None:
 def is_quoted_text(span: str) -> bool:
     """Whether a span is neither a command nor a setting, but something that one reads."""
     first = span.removeprefix("sudo ").split()[0]
-    is_command = first in {"apt", "chmod", "dnf", "journalctl", "pip", "postconf", "postqueue", "restorecon"}
+    is_command = first in COMMANDS
     is_ours = "/" in first or first.startswith("--") or first == ALL
     is_setting = re.fullmatch(r"\w+ = \S+", span)
     return " " in span and not (is_command or is_ours or is_setting)
