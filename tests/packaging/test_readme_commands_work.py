@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import smtplib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from helpers.home import LOG, RelayFiles
 from helpers.install import Machine, release
 from helpers.mail import mail
+from helpers.postfix import PrivatePostfix
 from helpers.readme import blocks, commands, section, spans
 from helpers.shell import ACCOUNT, Shell
 from sandbox import Answer, Sandbox
@@ -249,6 +251,33 @@ def test_the_mail_of_a_device_is_set_aside(installed: Machine, shell: Shell, san
     [command] = commands("A device that fills the queue")
     shell.run(command)
     assert queues() == senders
+
+
+def test_postfix_gives_back_a_domain_that_it_took_for_its_own(
+    installed: Machine, shell: Shell, sandbox: Sandbox
+) -> None:
+    postfix, what = installed.postfix, "User unknown in local recipient table"
+    shell.run("postconf -e mydestination=domain.com && postfix reload")
+    message = mail(To="admin@domain.com").decode()
+    with pytest.raises(smtplib.SMTPRecipientsRefused, match=what):
+        postfix.smtp("alerts@domain.com", ["admin@domain.com"], message)
+    [cure] = [
+        cell for line in section("Troubleshooting").lines for cell in line.split("|")[2:3] if what in line
+    ]
+    for command in [span for span in spans(cure) if span.startswith("sudo ")]:
+        shell.run(command)
+    postfix.wait_for("the domain's mail", lambda: accepts(postfix, message))
+    postfix.wait_until_empty()
+    assert [accepted.to for accepted in sandbox.accepted] == [["admin@domain.com"]]
+
+
+def accepts(postfix: PrivatePostfix, message: str) -> bool:
+    """Hand in a message, and tell whether it was taken: an idle smtpd(8) may outlast a reload."""
+    try:
+        postfix.smtp("alerts@domain.com", ["admin@domain.com"], message)
+    except smtplib.SMTPRecipientsRefused:
+        return False
+    return True
 
 
 def test_a_second_tenant_delivers_what_is_its_own(installed: Machine, shell: Shell, sandbox: Sandbox) -> None:

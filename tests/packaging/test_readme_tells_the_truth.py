@@ -40,6 +40,7 @@ NOT_OF_THE_SCRIPT = {
     "Command died with signal 14",
     "Permission denied",
     "Recipient address rejected: Access denied",
+    "User unknown in local recipient table",
     OWN.strip(),
     "MAIL FROM",
 }
