@@ -28,6 +28,7 @@ PRIVATE = [
         *("::1/128", "fe80::/10", "fc00::/7"),
     )
 ]
+FORM = "write networks like 192.168.1.0/24 or fd00:1::/64"
 CURE = "name the networks with --networks, or add --i-know-this-is-an-open-relay"
 
 
@@ -77,7 +78,9 @@ def as_asked(entry: str) -> str:
     try:
         network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""))
     except ValueError as error:
-        sys.exit(f"{error}: write networks like 192.168.1.0/24 or fd00:1::/64")
+        sys.exit(f"{error}: {FORM}")
+    if "%" in entry:
+        sys.exit(f"{entry} names an interface, which Postfix does not know there: {FORM}")
     if network.version == 6:
         return f"[{network.network_address}]/{network.prefixlen}"
     return str(network)
@@ -91,6 +94,8 @@ def split(value: str) -> list[str]:
 def mynetworks(shipped: str, value: str, *, asked: bool, is_open: bool) -> str:
     """The value for main.cf; ends the program for what may not be allowed."""
     entries = [as_asked(entry) for entry in split(value)] if asked else split(value)
+    if asked and not entries:
+        sys.exit(f"--networks names none: {FORM}")
     for entry in entries if not is_open else []:
         require_private(entry)
     allowed = networks_in(entries)

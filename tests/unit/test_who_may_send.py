@@ -70,7 +70,11 @@ def test_no_other_network_is_allowed_unless_it_is_wanted(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["10.1.2.3/24", "10.1.0.0/33", "office", "10.1.1.X/24", "!10.1.1.1", "hash:/etc/x", "/etc/x"]
+    "option",
+    [
+        *("10.1.2.3/24", "10.1.0.0/33", "office", "10.1.1.X/24", "!10.1.1.1", "hash:/etc/x", "/etc/x"),
+        *("fe80::1%eth0", ","),
+    ],
 )
 @pytest.mark.parametrize("is_open", [False, True])
 def test_what_is_no_network_is_refused_with_an_example(option: str, is_open: bool) -> None:
