@@ -17,7 +17,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 # The contexts are regular expressions; sed takes one backslash of two.
-home=$(printf '%s' "${2:-$SHIPPED_HOME}" | sed 's/[][\.*^$+?(){}|]/\\\\&/g')
+home=${2:-$SHIPPED_HOME}
+home=$(printf '%s' "${home%/}" | sed 's/[][\.*^$+?(){}|]/\\\\&/g')
 sed "s#^$SHIPPED_HOME#$home#" "$sources/$MODULE.fc" >"$scratch/$MODULE.fc"
 # checkmodule wants its output to have the module's own name.
 checkmodule -M -m -o "$scratch/$MODULE.mod" "$sources/$MODULE.te"

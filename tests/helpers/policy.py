@@ -54,7 +54,7 @@ def _rules(policy: Path, domain: str, target: str) -> str:
     return run("sesearch", "-A", "-s", domain, "-t", target, str(policy))
 
 
-def build(directory: Path, home: Path = SHIPPED_HOME) -> Path:
+def build(directory: Path, home: Path | str = SHIPPED_HOME) -> Path:
     """The module for a relay in `home`, built into a directory by the shipped command."""
     run(str(BUILD), str(directory), str(home))
     return directory / "postfix-relay.pp"

@@ -280,8 +280,10 @@ def test_the_module_is_about_nothing_else() -> None:
     assert set(module()) == {RELAY, LOGROTATE}
 
 
-def test_it_is_built_for_another_home(tmp_path: Path) -> None:
-    package = build(tmp_path, Path("/srv/relay.d/a+b")).read_bytes()
+@pytest.mark.parametrize("end", ["", "/"])
+def test_it_is_built_for_another_home(tmp_path: Path, end: str) -> None:
+    package = build(tmp_path, f"/srv/relay.d/a+b{end}").read_bytes()
+    assert rb"/srv/relay\.d/a\+b(/.*)?" in package
     assert rb"/srv/relay\.d/a\+b/__pycache__(/.*)?" in package
     assert b"/opt" not in package
     assert [path.name for path in tmp_path.iterdir()] == ["postfix-relay.pp"]
