@@ -146,7 +146,7 @@ take_defaults() {
     entry=$(postconf_now -M apirelay/unix)
     [ -n "$entry" ] || entry=$(cat "$(saved installed/master.cf)" 2>/dev/null) || true
     if [ -z "$RELAY_HOME" ]; then
-        [[ ! "$entry " =~ \ argv=([^\ ]+)/$SCRIPT\  ]] || take_option --home "${BASH_REMATCH[1]}"
+        [[ ! "$entry " =~ [\ =]([^\ =]+)/$SCRIPT\  ]] || take_option --home "${BASH_REMATCH[1]}"
     fi
     if [ -z "$ACCOUNT" ]; then
         [[ ! $entry =~ \ user=([^\ :]+) ]] || take_option --user "${BASH_REMATCH[1]}"
@@ -295,9 +295,10 @@ require_usable_machine() {
         fail "$RELAY_HOME is in use and not the relay's: choose another directory with --home"
 }
 
-# is_somebody_elses DIR: whether it exists, with content, and nothing says that it is the relay's.
+# is_somebody_elses DIR: whether it exists, with content, and nothing says that it is the relay's. The script
+# alone does not: it may have been put into a directory of commands.
 is_somebody_elses() {
-    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && [ ! -e "$1/$SCRIPT" ] &&
+    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && [ ! -e "$1/$SECRETS" ] &&
         [ -n "$(ls -A "$1")" ]
 }
 
@@ -575,7 +576,7 @@ is_own_service() {
     local made
     made=$(saved installed/master.cf)
     [ -n "$1" ] && [ -e "$made" ] && [ "$(with_limit "$1" -)" != "$(cat "$made")" ] &&
-        [[ "$1 " == *" user=$ACCOUNT "*"argv=$RELAY_HOME/$SCRIPT "* ]]
+        [[ "$1 " == *" user=$ACCOUNT "*"$RELAY_HOME/$SCRIPT "* ]]
 }
 
 # ------------------------------------------------ main.cf

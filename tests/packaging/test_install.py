@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.home import LOG, SCRIPT
-from helpers.install import INSTALLER, Machine, release
+from helpers.install import Machine, release
 from helpers.mail import mail
 from helpers.postfix import PROJECT, adapted_entry, add_settings, fragment_settings, run
 from sandbox import Sandbox
@@ -54,6 +54,21 @@ def upgrade(tmp_path: Path) -> Path:
     with (copy / SCRIPT.name).open("a") as script:
         script.write("# Another version.\n")
     return copy
+
+
+def add_service(machine: Machine, command: str) -> None:
+    """Give the machine an apirelay of the admin's own."""
+    with (machine.postfix.config / "master.cf").open("a") as master:
+        master.write(adapted_entry(command, machine.account))
+
+
+def install_without_home(machine: Machine, *options: str) -> str:
+    """What the installer prints when it is told neither home nor account."""
+    command = machine.command(*options)
+    home = command.index("--home")
+    done = machine.run(*command[:home], *command[home + len(["--home", "", "--user", ""]) :])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def stderr_of(machine: Machine, *options: str) -> str:
@@ -225,16 +240,14 @@ def test_a_second_run_changes_nothing_and_says_so(machine: Machine) -> None:
 
 def test_home_and_account_are_those_of_the_installed_relay(installed: Machine) -> None:
     before = installed.tree()
-    options = (
-        "--postfix-config",
-        str(installed.postfix.config),
-        "--logrotate-config",
-        str(installed.logrotate),
-    )
-    done = installed.run(str(PROJECT / INSTALLER), *options)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(NOTHING)
+    assert install_without_home(installed).startswith(NOTHING)
     assert installed.tree() == before
+
+
+def test_home_is_also_found_behind_an_interpreter(machine: Machine) -> None:
+    add_service(machine, f"/usr/bin/python3 {machine.home}/{SCRIPT.name}")
+    said = install_without_home(machine, "--dry-run")
+    assert f"would create {machine.home}\nwould install {machine.home}/{SCRIPT.name}\n" in said
 
 
 def test_an_upgrade_replaces_the_script_alone(installed: Machine, upgrade: Path) -> None:
@@ -297,8 +310,11 @@ def test_what_the_admin_has_set_since_is_kept_and_said(installed: Machine) -> No
     assert f"kept: {rotation}, which is not as this script made it\n" in said
 
 
-def test_the_limit_can_be_set_in_an_entry_of_the_admins_own(installed: Machine) -> None:
-    entry = installed.service().replace("flags=Rq", "flags=Rq null_sender=")
+@pytest.mark.parametrize(
+    ("old", "new"), [("flags=Rq", "flags=Rq null_sender="), ("argv=", "argv=/usr/bin/python3 ")]
+)
+def test_the_limit_can_be_set_in_an_entry_of_the_admins_own(installed: Machine, old: str, new: str) -> None:
+    entry = installed.service().replace(old, new)
     installed.postconf("-M", f"apirelay/unix={entry}")
     installed.install("--maxproc", "4")
     assert installed.service() == entry.replace(" 1 pipe", " 4 pipe")
@@ -624,9 +640,11 @@ def test_a_home_may_be_a_link(machine: Machine) -> None:
     assert machine.install().startswith(NOTHING)
 
 
-def test_a_directory_of_something_else_is_not_taken(machine: Machine) -> None:
+@pytest.mark.parametrize("content", ["precious", SCRIPT.name])
+def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: str) -> None:
+    """Such as a directory of commands, where pip or somebody has put this one."""
     machine.home.mkdir()
-    (machine.home / "precious").touch()
+    (machine.home / content).touch()
     assert f"{machine.home} is in use and not the relay's" in stderr_of(machine)
     assert machine.home.owner() == "root"
 
@@ -644,6 +662,7 @@ def test_a_directory_of_something_else_is_not_taken(machine: Machine) -> None:
         (["--home", "/opt/../etc"], "it must be an absolute path of letters"),
         (["--user", "root"], "the account root is root"),
         (["--networks", "10.1.2.3/24"], "10.1.2.3/24 has host bits set: write networks like"),
+        (["--networks", " , "], "--networks names none: write networks like"),
     ],
 )
 def test_options_that_make_no_sense_are_explained(
