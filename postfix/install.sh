@@ -364,14 +364,32 @@ END
 }
 
 put_configuration() {
-    put_new 644 "$PROJECT/relay-config.json.example" relay-config.json
+    put_usable r "$PROJECT/relay-config.json.example" relay-config.json
 }
 
-# put_new MODE FILE NAME: a file of the home, where there is none of that name.
+# put_usable r|w FILE NAME: a file of the home that the account can read or write; a new one is a copy of FILE.
+put_usable() {
+    local target=$RELAY_HOME/$3
+    if [ ! -e "$target" ]; then
+        put_new 644 "$2" "$target"
+    elif ! quietly runuser -u "$ACCOUNT" -- test "-$1" "$target"; then
+        put_owner_and_mode 644 "$target"
+    fi
+}
+
+# put_new MODE FILE TARGET
 put_new() {
-    [ -e "$RELAY_HOME/$3" ] ||
-        change "create $RELAY_HOME/$3" "$(space_cure "$RELAY_HOME")" \
-            place "$1" "$ACCOUNT" "$2" "$RELAY_HOME/$3"
+    change "create $3" "$(space_cure "$RELAY_HOME")" place "$1" "$ACCOUNT" "$2" "$3"
+}
+
+# put_owner_and_mode MODE FILE
+put_owner_and_mode() {
+    change "set owner and mode of $2" 'see chmod(1)' set_owner_and_mode "$1" "$2"
+}
+
+# chmod(1) follows a link, and as the account it can do no harm there.
+set_owner_and_mode() {
+    chown -h "$ACCOUNT:$(group "$ACCOUNT")" "$2" && runuser -u "$ACCOUNT" -- chmod "$1" "$2"
 }
 
 put_secrets() {
@@ -380,21 +398,15 @@ put_secrets() {
     if [ ! -e "$file" ]; then
         sed "${PROVIDER:+s/\(\"API_PROVIDER\": \)\"[a-z]*\"/\1\"$PROVIDER\"/}" \
             "$PROJECT/$SECRETS.example" >"$SCRATCH/$SECRETS"
-        put_new 600 "$SCRATCH/$SECRETS" "$SECRETS"
+        put_new 600 "$SCRATCH/$SECRETS" "$file"
         return
     fi
     [ -z "$PROVIDER" ] || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
-    has_mode 600 "$ACCOUNT" "$file" ||
-        change "set owner and mode of $file" 'see chmod(1)' close_secrets "$file"
-}
-
-# close_secrets FILE: chmod(1) follows a link, and as the account it can do no harm there.
-close_secrets() {
-    chown -h "$ACCOUNT:$(group "$ACCOUNT")" "$1" && runuser -u "$ACCOUNT" -- chmod 600 "$1"
+    has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$file"
 }
 
 put_log() {
-    put_new 644 /dev/null "$LOG"
+    put_usable w /dev/null "$LOG"
 }
 
 # ---------------------------------------------------------------- log rotation

@@ -282,6 +282,17 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     assert f"kept: {installed.home}/api-secrets.json; --provider is for a new one only" in said[1]
 
 
+@pytest.mark.parametrize("name", ["relay-config.json", LOG])
+def test_a_file_that_the_account_cannot_use_is_given_to_it(installed: Machine, name: str) -> None:
+    file = installed.home / name
+    file.write_text("own")
+    file.chmod(0o600)
+    os.chown(file, 0, 0)
+    assert installed.install().startswith(f"set owner and mode of {file}\nMay send")
+    assert (oct(file.stat().st_mode & 0o7777), file.owner()) == (oct(0o644), installed.account)
+    assert file.read_text() == "own"
+
+
 def test_secrets_that_others_can_read_are_closed(installed: Machine) -> None:
     file = installed.home / "api-secrets.json"
     file.chmod(0o644)
