@@ -716,7 +716,9 @@ start_at_boot() {
     fi
 }
 
+# Before an uninstallation Postfix itself may have been removed.
 check_postfix() {
+    is_there postfix || return 0
     quietly postfix -c "$POSTFIX_CONFIG" check ||
         fail "postfix check: $(reason): mend that, then run this again"
 }
@@ -744,23 +746,27 @@ tell_postfix() {
 
 # restore NAME: puts main.cf or master.cf back.
 restore() {
-    local file=$POSTFIX_CONFIG/$1 original aside
+    local file=$POSTFIX_CONFIG/$1 original aside what
     original=$(saved "original/$1")
     [ -e "$original" ] && ! cmp -s "$original" "$file" || return 0
     aside=$file.removed.$(date +%Y%m%dT%H%M%S)
+    what="put $file back as it was before the installation"
+    [ ! -e "$file" ] || what+=", and keep what it is now as ${aside##*/}"
     postfix_has_to restart
-    change "put $file back as it was before the installation, and keep what it is now as ${aside##*/}" \
-        "$(space_cure "$POSTFIX_CONFIG")" put_back "$original" "$file" "$aside"
+    change "$what" "$(space_cure "$POSTFIX_CONFIG")" put_back "$original" "$file" "$aside"
 }
 
+# put_back ORIGINAL FILE ASIDE
 put_back() {
-    copy "$2" "$3" && note_pending && copy "$1" "$2"
+    { [ ! -e "$2" ] || copy "$2" "$3"; } && note_pending && copy "$1" "$2"
 }
 
 # show_edits: which parameters and services the administrator has changed since the installation.
 show_edits() {
-    local names
-    [ -e "$(saved original)" ] || return 0
+    local file names
+    for file in "$(saved original)" "$POSTFIX_CONFIG"/{main,master}.cf; do
+        [ -e "$file" ] || return 0
+    done
     names=$(edited -n; edited -M)
     [ -z "$names" ] || echo "note: changed since the installation, and not in what is put back: ${names//$'\n'/ }"
 }
@@ -771,10 +777,10 @@ edited() {
         sort -u | grep -vxFf <(of_the_relay) || true
 }
 
-# of_the_relay: names that differ without anyone's edit.
+# of_the_relay: names that differ without anyone's edit: those with the value that this script has set, too.
 of_the_relay() {
-    printf '%s\n' config_directory mynetworks
-    sed 's/ .*//' "$(saved installed)"/m*.cf 2>/dev/null
+    printf '%s\n' config_directory mynetworks apirelay
+    listed "$POSTFIX_CONFIG" -n | grep -xFf "$(saved installed/main.cf)" | sed 's/ .*//'
 }
 
 listed() {
@@ -786,7 +792,7 @@ is_used_without_us() {
     local master
     master=$(saved original/master.cf)
     [ -e "$master" ] || master=$POSTFIX_CONFIG/master.cf
-    grep -qsF "argv=$RELAY_HOME/$SCRIPT" "$master"
+    grep -sv '^[[:space:]]*#' "$master" | grep -F "$RELAY_HOME/$SCRIPT" >/dev/null
 }
 
 remove_script() {

@@ -512,8 +512,8 @@ def test_what_the_admin_has_added_is_named_and_kept_aside(installed: Machine) ->
     edited = {name: (config / name).read_bytes() for name in ("main.cf", "master.cf")}
     said = installed.install("--uninstall")
     assert (
-        "note: changed since the installation, and not in what is put back: message_size_limit submission\n"
-        in said
+        "note: changed since the installation, and not in what is put back: "
+        "message_size_limit queue_run_delay submission\n" in said
     )
     for name, content in edited.items():
         [aside] = config.glob(f"{name}.removed.*")
@@ -531,15 +531,41 @@ def test_after_uninstalling_the_relay_can_be_installed_again(installed: Machine)
     assert (installed.home / SCRIPT.name).exists()
 
 
-def test_a_relay_set_up_by_hand_before_is_left_working(machine: Machine) -> None:
-    entry = adapted_entry(str(machine.home / SCRIPT.name), machine.account, 1)
-    with (machine.postfix.config / "master.cf").open("a") as master:
-        master.write(entry)
+@pytest.mark.parametrize("interpreter", ["", "/usr/bin/python3 "])
+def test_a_relay_set_up_by_hand_before_is_left_working(machine: Machine, interpreter: str) -> None:
+    add_service(machine, f"{interpreter}{machine.home}/{SCRIPT.name}")
     machine.install()
     said = machine.install("--uninstall")
     assert f"kept: {machine.home}/{SCRIPT.name}, which master.cf named before this script came\n" in said
     assert (machine.home / SCRIPT.name).exists()
     assert list(machine.logrotate.iterdir())
+
+
+def test_an_entry_that_is_commented_out_keeps_no_program(installed: Machine) -> None:
+    with (installed.postfix.config / SAVED / "original" / "master.cf").open("a") as master:
+        master.write(f"#old unix - n n - - pipe user=nobody argv={installed.home}/{SCRIPT.name}\n")
+    installed.install("--uninstall")
+    assert not (installed.home / SCRIPT.name).exists()
+
+
+def test_files_that_are_gone_are_put_back(installed: Machine) -> None:
+    config = installed.postfix.config
+    original = {name: (config / SAVED / "original" / name).read_bytes() for name in ("main.cf", "master.cf")}
+    for name in original:
+        (config / name).unlink()
+    said = installed.install("--uninstall")
+    assert f"put {config}/main.cf back as it was before the installation\n" in said
+    assert "changed since the installation" not in said
+    assert {name: (config / name).read_bytes() for name in original} == original
+
+
+def test_the_relay_can_be_uninstalled_when_postfix_is_gone(installed: Machine, upgrade: Path) -> None:
+    with (upgrade / "postfix" / "packages.sh").open("a") as packages:
+        packages.write('is_there() { [[ $1 != post* ]] && command -v "$1" >/dev/null; }\n')
+    installed.replace("postfix", "exit 127")
+    assert "remove " in installed.install("--uninstall", project=upgrade)
+    assert not (installed.home / SCRIPT.name).exists()
+    assert installed.install("--uninstall", project=upgrade).startswith(NOTHING)
 
 
 def test_a_postfix_that_does_not_run_is_not_started_to_be_left(installed: Machine) -> None:
