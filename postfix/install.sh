@@ -51,7 +51,7 @@ END
 main() {
     parse_options "$@"
     [ "$(id -u)" -eq 0 ] || fail 'run it as root: sudo postfix/install.sh'
-    SCRATCH=$(mktemp -d)
+    SCRATCH=$(mktemp -d) || fail "let root write in ${TMPDIR:-/tmp}, then run this again"
     trap 'rm -rf "$SCRATCH"' EXIT
     mkdir "$SCRATCH/installed"
     take_defaults
@@ -258,6 +258,7 @@ put_packages() {
         python:requests python3-requests python3-requests
         postfix postfix postfix
         logrotate logrotate logrotate
+        cmp diffutils diffutils
     )
     ! wants_boto3 || triples+=(python:boto3 python3-boto3 python3-boto3)
     ! has_selinux || triples+=(
@@ -284,9 +285,7 @@ has_selinux() {
 # On a dry run the packages may be missing, and nothing can be said about them.
 require_usable_machine() {
     local file
-    if [ -x "$PYTHON" ] && ! quietly "$PROJECT/$SCRIPT" --version; then
-        fail "the relay does not run here ($(reason)): it needs Python 3.9 or newer as $PYTHON"
-    fi
+    [ ! -x "$PYTHON" ] || require_running_script
     for file in main.cf master.cf; do
         [ -n "$DRY_RUN" ] || [ -f "$POSTFIX_CONFIG/$file" ] ||
             fail "$POSTFIX_CONFIG/$file is missing: set Postfix up (on Debian: dpkg-reconfigure postfix), then run this again"
@@ -302,6 +301,14 @@ is_somebody_elses() {
         [ -n "$(ls -A "$1")" ]
 }
 
+# A copy, beside which it may leave its bytecode.
+require_running_script() {
+    quietly cp "$PROJECT/$SCRIPT" "$SCRATCH" ||
+        fail "no room for the relay ($(reason)): see to ${SCRATCH%/*}, then run this again"
+    quietly "$PYTHON" -I "$SCRATCH/$SCRIPT" --version ||
+        fail "the relay does not run here ($(reason)): it needs Python 3.9 or newer as $PYTHON"
+}
+
 # ---------------------------------------------------------------- account and files
 
 put_account() {
@@ -314,6 +321,8 @@ put_account() {
             --no-create-home --home-dir "$RELAY_HOME" --shell "$shell" "$ACCOUNT"
     [ "$(id -u "$ACCOUNT" 2>/dev/null)" != 0 ] ||
         fail "the account $ACCOUNT is root, and Postfix runs nothing as root: choose another one with --user"
+    [ "$(postconf_now -h mail_owner)" != "$ACCOUNT" ] ||
+        fail "the account $ACCOUNT is Postfix's own, and Postfix runs nothing as that: choose another one with --user"
 }
 
 put_home() {
@@ -452,7 +461,7 @@ put_selinux() {
         change "install the SELinux module $MODULE" '' true
         return
     fi
-    quietly "$PROJECT/selinux/build.sh" "$SCRATCH" "$RELAY_HOME" ||
+    quietly bash "$PROJECT/selinux/build.sh" "$SCRATCH" "$RELAY_HOME" ||
         fail "the SELinux module does not build ($(reason)): install checkpolicy anew, then run this again"
     if ! is_module_installed; then
         change "install the SELinux module $MODULE and label $RELAY_HOME" 'see semodule(8)' install_module

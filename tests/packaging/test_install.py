@@ -426,6 +426,13 @@ def test_a_dry_run_says_just_what_a_run_does(machine: Machine, upgrade: Path) ->
         assert changes_of(strip.sub("", planned)) == changes_of(strip.sub("", done))
 
 
+def test_the_release_is_left_as_it_was_unpacked(machine: Machine, upgrade: Path) -> None:
+    before = sorted(upgrade.rglob("*"))
+    machine.install("--dry-run", project=upgrade)
+    machine.install(project=upgrade)
+    assert sorted(upgrade.rglob("*")) == before
+
+
 def test_a_dry_run_of_an_upgrade_changes_nothing(installed: Machine, upgrade: Path) -> None:
     before = installed.tree()
     said = installed.install("--dry-run", "--maxproc", "4", project=upgrade)
@@ -698,6 +705,7 @@ def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: s
         (["--home", "/opt/a relay"], "it must be an absolute path of letters"),
         (["--home", "/opt/../etc"], "it must be an absolute path of letters"),
         (["--user", "root"], "the account root is root"),
+        (["--user", "postfix"], "the account postfix is Postfix's own"),
         (["--networks", "10.1.2.3/24"], "10.1.2.3/24 has host bits set: write networks like"),
         (["--networks", " , "], "--networks names none: write networks like"),
     ],
@@ -721,6 +729,15 @@ def test_help_names_every_option() -> None:
         re.findall(r"--[a-z-]+", source[source.index("parse_options() {") : source.index("take_option() {")])
     )
     assert accepted == set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
+
+
+def test_a_release_without_the_modes_of_its_programs_will_do(machine: Machine, upgrade: Path) -> None:
+    """As from a ZIP file, or over a network drive."""
+    for file in upgrade.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+    done = machine.run("bash", *machine.command(project=upgrade))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_incomplete_release_is_told(machine: Machine, upgrade: Path) -> None:
