@@ -856,7 +856,7 @@ END
 }
 
 show_kept() {
-    [ ! -e "$RELAY_HOME" ] || cat <<END
+    [ ! -e "$RELAY_HOME" ] || is_used_without_us || cat <<END
 Kept: $RELAY_HOME with configuration, secrets and log; the account $ACCOUNT; the packages; the dated copies of
 main.cf and master.cf. To remove the first two as well: rm -r $RELAY_HOME && userdel $ACCOUNT
 END

@@ -544,6 +544,7 @@ def test_a_relay_set_up_by_hand_before_is_left_working(machine: Machine, interpr
     machine.install()
     said = machine.install("--uninstall")
     assert f"kept: {machine.home}/{SCRIPT.name}, which master.cf named before this script came\n" in said
+    assert "To remove" not in said
     assert (machine.home / SCRIPT.name).exists()
     assert list(machine.logrotate.iterdir())
 
