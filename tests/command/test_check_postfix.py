@@ -11,17 +11,18 @@ from helpers.script import change_constants
 HANDED_OVER = "${sender} ${queue_id} ${recipient} ${client_address}"
 
 
-def postfix_cure(*settings: str, of: str = "") -> str:
-    """The command that makes these settings; of: "M" for those of master.cf."""
+def postfix_cure(*settings: str) -> str:
+    """The command that makes these settings of main.cf."""
     quoted = " ".join(f"'{setting}'" for setting in settings)
-    return f"postconf -c POSTFIX -{of}e {quoted}; postfix -c POSTFIX reload"
+    return f"postconf -c POSTFIX -e {quoted}; postfix -c POSTFIX reload"
 
 
-ENTRY_CURE = postfix_cure(
-    "apirelay/unix=apirelay unix - n n - 1 pipe flags=Rq user=nobody"
-    f" argv=HOME/postfix-api-relay {HANDED_OVER}",
-    of="M",
+WRITE_ENTRY = (
+    "postconf -c POSTFIX -Me 'apirelay/unix=apirelay unix - n n - 1 pipe flags=Rq user=nobody"
+    f" argv=HOME/postfix-api-relay {HANDED_OVER}'; "
 )
+ENTRY_CURE = f"{WRITE_ENTRY}postfix -c POSTFIX reload"
+TRANSPORT_CURE = postfix_cure("default_transport = apirelay:api-relay")
 NETWORKS_CURE = postfix_cure("mynetworks = 127.0.0.0/8, [::1]/128, YOUR_NETWORK")
 
 
@@ -32,12 +33,30 @@ def smtp_only(chain: Chain) -> None:
     chain.set("default_transport = smtp")
 
 
+def smtp_alone(chain: Chain) -> None:
+    """As before the installation: main.cf and master.cf both know nothing of the relay."""
+    (chain.postfix / "master.cf").write_text("")
+    smtp_only(chain)
+
+
+def smtp_but_for_some(chain: Chain) -> None:
+    """Some mail goes through the relay, all other mail does not."""
+    smtp_only(chain)
+    chain.set("transport_maps = inline:{example.org=apirelay:api-relay}")
+
+
 def entry(old: str, new: str) -> Callable[[Chain], object]:
     return lambda chain: chain.change_entry(old, new)
 
 
 def networks(value: str) -> Callable[[Chain], object]:
     return lambda chain: chain.set(f"mynetworks = {value}")
+
+
+def settings_that_are_none(chain: Chain) -> None:
+    """A line that is no setting, and one that postconf(1) warns of."""
+    with (chain.postfix / "main.cf").open("a") as file:
+        file.write("queue_run_delay = 62s\nwhat\n")
 
 
 def elsewhere(chain: Chain) -> None:
@@ -47,13 +66,44 @@ def elsewhere(chain: Chain) -> None:
 
 
 TIMES_CURE = postfix_cure("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
+CHECK_POSTFIX = "mend what is named: postfix -c POSTFIX check"
 OPEN = "an open relay is abused within hours"
 POSTFIX_FAULTS = {
     "another transport": mended(
         "FAIL",
         smtp_only,
         "default_transport is smtp, which does not start the relay",
-        postfix_cure("default_transport = apirelay:api-relay"),
+        TRANSPORT_CURE,
+    ),
+    "another transport, and no relay in master.cf": mended(
+        "FAIL",
+        smtp_alone,
+        "default_transport is smtp, which does not start the relay",
+        WRITE_ENTRY + TRANSPORT_CURE,
+    ),
+    "another transport that master.cf does not have": mended(
+        "FAIL",
+        lambda chain: chain.set("default_transport = smtp"),
+        "default_transport is smtp, which master.cf does not have",
+        TRANSPORT_CURE,
+    ),
+    "no transport": mended(
+        "FAIL",
+        lambda chain: chain.set("default_transport ="),
+        "default_transport is empty, which master.cf does not have",
+        TRANSPORT_CURE,
+    ),
+    "another transport for most mail": mended(
+        "warn",
+        smtp_but_for_some,
+        "default_transport is smtp: only what transport_maps sends to apirelay goes to the relay",
+        TRANSPORT_CURE,
+    ),
+    "a transport that starts something else": mended(
+        "FAIL",
+        entry("argv=", "argv=/usr/bin/python3 "),
+        "default_transport is apirelay, which does not start the relay",
+        ENTRY_CURE,
     ),
     "no transport in master.cf": mended(
         "FAIL",
@@ -65,10 +115,17 @@ POSTFIX_FAULTS = {
         "FAIL",
         lambda chain: chain.set("default_transport = apirelay"),
         "default_transport is apirelay: without a next hop: recipients are split by domain",
-        postfix_cure("default_transport = apirelay:api-relay"),
+        TRANSPORT_CURE,
     ),
     "no flag R": mended("FAIL", entry("flags=Rq", "flags=q"), "the transport lacks flag R", ENTRY_CURE),
     "no flags": mended("FAIL", entry("flags=Rq ", ""), "the transport lacks flag R and q", ENTRY_CURE),
+    # With D or O pipe(8) defers mail to several recipients, and with the others it writes into the message.
+    "flags that others need": mended(
+        "FAIL",
+        entry("flags=Rq", "flags=DRhuq."),
+        "the transport has flag D and .: pipe(8) changes the mail, or refuses several recipients",
+        ENTRY_CURE,
+    ),
     "another user": mended(
         "FAIL",
         entry("user=nobody", "user=daemon:daemon"),
@@ -123,6 +180,12 @@ POSTFIX_FAULTS = {
         " misses a scan",
         TIMES_CURE,
     ),
+    "a time that is none": mended(
+        "FAIL",
+        lambda chain: chain.set("maximal_backoff_time = 30 s"),
+        "maximal_backoff_time is '30 s', which is no time: Postfix delivers nothing",
+        TIMES_CURE,
+    ),
     "a time limit below the relay's own": mended(
         "FAIL",
         lambda chain: chain.set("command_time_limit = 16m"),
@@ -134,6 +197,9 @@ POSTFIX_FAULTS = {
     ),
     "everybody with IPv6 may send": fault(
         "FAIL", networks("[::]/0"), f"mynetworks lets [::]/0 send: {OPEN}", NETWORKS_CURE
+    ),
+    "everybody may send by a table": fault(
+        "FAIL", networks("static:all"), f"mynetworks lets static:all send: {OPEN}", NETWORKS_CURE
     ),
     "a public network may send": fault(
         "FAIL",
@@ -167,7 +233,14 @@ POSTFIX_FAULTS = {
         lambda chain: (chain.postfix / "main.cf").unlink(),
         "Postfix's configuration cannot be read: postconf: fatal: open POSTFIX/main.cf: No such file or"
         " directory",
-        "run postfix/install.sh",
+        CHECK_POSTFIX,
+    ),
+    "settings of Postfix that are none": fault(
+        "FAIL",
+        settings_that_are_none,
+        "Postfix's configuration cannot be read: postconf: fatal: POSTFIX/main.cf, line …: missing '=' after"
+        ' attribute name: "what"',
+        CHECK_POSTFIX,
     ),
 }
 
@@ -188,7 +261,9 @@ def test_a_machine_without_postfix(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("flags=Rq", "flags=DRhuq"),
+        ("flags=Rq", "flags=hqRuX"),
+        ("flags=Rq", "-o { syslog_name = user=daemon } flags=Rq null_sender="),
+        (HANDED_OVER, "$(sender) $queue_id ${recipient} $(client_address)"),
         ("user=nobody", "user=nobody:nogroup"),
         ("postfix-api-relay $", "postfix-api-relay -- $"),
         ("postfix-api-relay $", "postfix-api-relay --home HOME $"),
@@ -200,10 +275,41 @@ def test_an_entry_that_is_written_in_another_way_is_fine(chain: Chain, old: str,
     assert chain.check().problems == []
 
 
+def test_of_two_entries_the_last_counts(chain: Chain) -> None:
+    """As Postfix sees it; an admin has appended the line twice."""
+    file = chain.postfix / "master.cf"
+    entry = file.read_text()
+    file.write_text(entry.replace("user=nobody", "user=daemon") + entry)
+    assert chain.check().problems == []
+    file.write_text(entry + entry.replace("user=nobody", "user=daemon"))
+    (problem,) = chain.check().problems
+    assert problem.startswith("FAIL  the transport runs as daemon, ")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "192.168.1.7/24",
+        "192.168.1.0/33",
+        "192.168.1.0/255.255.255.0",
+        "!192.168.1.7/24",
+        "0/0",
+        "fd00::/8",
+        "::1",
+        "[fd00::1]/8",
+    ],
+)
+def test_networks_that_postfix_cannot_read(chain: Chain, entry: str) -> None:
+    chain.set(f"mynetworks = 127.0.0.0/8, {entry}")
+    text = f"mynetworks has {entry}, which Postfix cannot read: it refuses mail for now"
+    chain.expect(chain.check().problems, [f"FAIL  {text}; {NETWORKS_CURE}"])
+
+
 @pytest.mark.parametrize(
     "value",
     [
         "127.0.0.0/8 [::1]/128",
+        "[10.0.0.0]/8 [fd00::/8] !0.0.0.0/0",
         "10.0.0.0/8, 172.16.0.0/12,192.168.0.0/16, 169.254.0.0/16",
         "[fd00::]/8 [fe80::]/64 10.1.2.3",
         "!203.0.113.7, 10.1.0.0/16",
