@@ -87,6 +87,13 @@ PROVIDER_FAULTS = {
         "check /etc/resolv.conf",
         "FAIL  4.4.1 Failed to obtain Graph token: …; check DNS, firewall and HTTPS_PROXY",
     ),
+    "proxy with a name that no library takes": fault(
+        "FAIL",
+        lambda chain: chain.configure(HTTPS_PROXY=f"http://user:client-secret@{'x' * 70}:3128"),
+        f"'{'x' * 70}' does not resolve: …",
+        "check /etc/resolv.conf",
+        "FAIL  unexpected LocationParseError: Failed to parse: …",
+    ),
     "SES's other key": fault(
         "FAIL",
         lambda chain: chain.use_ses(API_ID="another"),

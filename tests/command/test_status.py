@@ -321,7 +321,19 @@ def test_a_postfix_that_does_not_run(watched: Watched) -> None:
     assert "oldest_deferred_seconds" not in watched.show("prometheus").metrics
 
 
-@pytest.mark.parametrize("listing", ["no JSON\n", "{}\n", '{"queue_name": "deferred"}\n'])
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "no JSON\n",
+        "{}\n",
+        '{"queue_name": "deferred"}\n',
+        "[]\n",
+        "null\n",
+        '{"queue_name": "deferred", "arrival_time": "now"}\n',
+        '{"queue_name": "deferred", "arrival_time": 1e999}\n',
+        "[" * 100_000,
+    ],
+)
 def test_a_queue_in_a_form_of_its_own(watched: Watched, listing: str) -> None:
     (watched.commands / "queue").write_text(listing)
     shown = watched.show()
@@ -356,6 +368,27 @@ def test_a_configuration_that_does_not_work(watched: Watched) -> None:
     (home.path / "api-secrets.json").chmod(0o644)
     assert watched.show().status == 2
     assert "permissions are 0o644, expected 0o600" in watched.show().text
+
+
+def test_a_directory_in_place_of_the_configuration(watched: Watched) -> None:
+    file = watched.home.path / "relay-config.json"
+    file.unlink()
+    file.mkdir()
+    for kind in FORMATS:
+        assert watched.show(kind).status == 2
+    assert f" - Config file {file} is not a regular file | " in watched.show().text
+
+
+@pytest.mark.parametrize("command", ["--status", "--check", "--send-test=a@x.org"])
+@pytest.mark.parametrize("output", [">/dev/full", ">&-", "| sleep 0"])
+def test_an_output_that_cannot_be_written(watched: Watched, command: str, output: str) -> None:
+    """75 would mean nothing to a monitor, and 1 something else."""
+    words = command.replace("=", " ")
+    line = f"set -o pipefail; {{ sleep 0.2; {watched.home.script} {words}; }} {output}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("postfix-api-relay: error: ")
 
 
 def test_only_root_and_the_owner_see_it(watched: Watched) -> None:

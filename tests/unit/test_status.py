@@ -129,6 +129,17 @@ def test_any_counters_can_be_raised(state: Any) -> None:
     assert after == {**before, "delivered": before["delivered"] + 1, "overridden": before["overridden"] + 1}
 
 
+def test_what_crashes_is_a_problem_like_any_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A monitor gets its CRITICAL, and not a traceback and Postfix's 75."""
+    monkeypatch.setattr(relay, "notices_held", lambda _home: 1 // 0)
+    status = found(home)
+    assert (status["status"], status["problems"]) == (
+        "CRITICAL",
+        ["unexpected ZeroDivisionError: integer division or modulo by zero"],
+    )
+    assert relay.status_text(status).startswith("POSTFIX-API-RELAY CRITICAL - unexpected ZeroDivisionError: ")
+
+
 def test_numbers_that_cannot_be_shown_do_not_count(home: Path) -> None:
     """Python shows no number of more than 4300 digits, and two that it reads can make one."""
     held = {"held": {"a": 9 * 10**4299, "b": 9 * 10**4299, "c": 2}, "since": 1}
