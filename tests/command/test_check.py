@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 from typing import Callable
 
 import pytest
@@ -150,6 +152,21 @@ def holding(name: str, text: str) -> Callable[[Chain], object]:
     return lambda chain: (chain.home.path / name).write_text(text)
 
 
+def directory(name: str) -> Callable[[Chain], object]:
+    def make(chain: Chain) -> None:
+        without(name)(chain)
+        (chain.home.path / name).mkdir()
+
+    return make
+
+
+def for_the_group_of_the_directory(chain: Chain) -> None:
+    """That is root's, and pipe(8) takes the one of the account."""
+    os.chown(chain.home.path, chain.home.account.pw_uid, 0)
+    chain.own_by_root(CONFIG)
+    (chain.home.path / CONFIG).chmod(0o640)
+
+
 def for_root_alone(chain: Chain) -> None:
     chain.own_by_root(CONFIG)
     (chain.home.path / CONFIG).chmod(0o600)
@@ -193,6 +210,20 @@ FILE_FAULTS = {
         for_root_alone,
         f"Config file HOME/{CONFIG} cannot be read: Permission denied",
         f"chown nobody: HOME/{CONFIG}; chmod 0644 HOME/{CONFIG}",
+        NOT_TRIED,
+    ),
+    "configuration that root's group can read": mended(
+        "FAIL",
+        for_the_group_of_the_directory,
+        f"Config file HOME/{CONFIG} cannot be read: Permission denied",
+        f"chown nobody: HOME/{CONFIG}; chmod 0644 HOME/{CONFIG}",
+        NOT_TRIED,
+    ),
+    "configuration that is a directory": fault(
+        "FAIL",
+        directory(CONFIG),
+        f"Config file HOME/{CONFIG} is not a regular file",
+        f"mv HOME/{CONFIG} HOME/{CONFIG}.old",
         NOT_TRIED,
     ),
     "unknown key": fault(
@@ -245,10 +276,28 @@ FILE_FAULTS = {
         f"VALID_FROM_ADDRESSES in HOME/{CONFIG} is still the example's",
         EDIT_CONFIG,
     ),
+    "senders of which some are the example's": fault(
+        "warn",
+        configured(VALID_FROM_ADDRESSES=["relay@example.org", "network@domain.com"]),
+        f"VALID_FROM_ADDRESSES in HOME/{CONFIG} still has the example's network@domain.com",
+        EDIT_CONFIG,
+    ),
     "authorities that cannot be read": fault(
         "FAIL",
         configured(CA_BUNDLE="/nonexistent.pem"),
         "CA_BUNDLE '/nonexistent.pem' cannot be read",
+        EDIT_CONFIG,
+    ),
+    "proxy without a scheme": fault(
+        "FAIL",
+        configured(HTTPS_PROXY="user:client-secret@127.0.0.1:3128"),
+        "HTTPS_PROXY is no URL, such as http://proxy.domain.com:3128",
+        EDIT_CONFIG,
+    ),
+    "proxy with a wrong address": fault(
+        "FAIL",
+        configured(HTTPS_PROXY="http://[::1"),
+        "HTTPS_PROXY is no URL, such as http://proxy.domain.com:3128",
         EDIT_CONFIG,
     ),
     "no secrets": fault(
@@ -345,6 +394,46 @@ def test_the_example_files_are_not_enough(chain: Chain) -> None:
     checked = chain.check()
     chain.expect(checked.problems, [*expected, NOT_TRIED])
     assert chain.sandbox.requests == []
+
+
+def test_a_name_for_a_shell(chain: Chain) -> None:
+    """What the configuration says is no command in a cure, and no line of its own."""
+    name = "it's; touch x\nok    the log"
+    chain.configure(LOG_FILE_PATH=f"logs/{name}")
+    shown = f"{chain.home.path}/logs/it's; touch x ok the log"
+    install, sed = chain.check().problems
+    start, cure = install.split(": No such file or directory; ")
+    assert start == f"FAIL  the log {shown} cannot be written"
+    assert shlex.split(cure) == ["install", "-D", "-o", "nobody", "-m", "0644", "/dev/null", shown]
+    start, cure = sed.split(": it grows for ever; ")
+    assert start == f"warn  no file in {chain.rotation} names {shown}"
+    assert shlex.split(cure)[:2] == ["sed", f"s|/opt/postfix-relay/{LOG}|{shown}|"]
+
+
+def test_a_script_out_of_the_services_reach(chain: Chain) -> None:
+    """An admin tries the one in root's own directory, as before an upgrade."""
+    closed = chain.home.queue / "closed"
+    closed.mkdir(mode=0o700)
+    script = str(shutil.copy(chain.home.script, closed))
+    checked = run_check(chain, script)
+    started = f"the transport starts {chain.home.script} in {chain.home.path}"
+    assert checked == [
+        f"FAIL  nobody cannot read and start {script}; {chain.home.script} --check",
+        f"warn  {started}, not {script}; {chain.home.script} --home {chain.home.path} --check",
+    ]
+    chain.home.script.unlink()
+    install, start = f"install -o nobody -m 0755 {script} {chain.home.script}", f"{chain.home.script} --check"
+    assert run_check(chain, script)[0].endswith(f"; {install}; {start}")
+    subprocess.run(["bash", "-ec", install], check=True, timeout=60)
+    assert [line for line in chain.check().problems if "__pycache__" not in line] == []
+
+
+def run_check(chain: Chain, script: str) -> list[str]:
+    """What another copy of the script finds wrong with the installation."""
+    command = [script, "--home", str(chain.home.path), "--check", "--postfix-config", str(chain.postfix)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "")
+    return [line for line in done.stdout.splitlines() if not line.startswith("ok    ")]
 
 
 def test_a_lock_that_is_held_does_not_hold_up_the_check(chain: Chain) -> None:
