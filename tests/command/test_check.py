@@ -478,6 +478,29 @@ def test_a_home_of_roots(chain: Chain) -> None:
     assert chain.check().problems == []
 
 
+def test_a_home_of_nobodys(chain: Chain) -> None:
+    """As after a restore on a machine where the account has another number."""
+    for path in (chain.home.path, *chain.home.path.rglob("*")):
+        os.chown(path, 12345, 12345)
+    first, second = chain.check().problems
+    text = "belongs to 12345: pipe(8) runs nothing as 12345, and its account could write nothing"
+    chain.expect([first], [f"FAIL  home directory HOME {text}; chown -R postfix-relay: HOME"])
+    assert second.startswith("FAIL  the transport runs as nobody, ")
+    # Postfix would not start the transport as 12345.
+    assert " user=postfix-relay argv=" in second
+    chain.mend(first.replace("postfix-relay:", "nobody:"))
+    assert chain.check().problems == []
+
+
+@pytest.mark.parametrize("name", ["QUEUE/closed/relay.log", f"{CONFIG}/relay.log", "x" * 300])
+def test_a_log_where_none_can_be(chain: Chain, name: str) -> None:
+    (chain.home.queue / "closed").mkdir(mode=0o700)
+    chain.configure(LOG_FILE_PATH=chain.expanded(name))
+    problem = chain.check().problems[0]
+    assert problem.startswith("FAIL  the log ")
+    assert problem.endswith("; choose another LOG_FILE_PATH")
+
+
 def test_only_root_and_the_owner_can_check(chain: Chain) -> None:
     home = chain.home.path
     before = tree(home)
