@@ -192,6 +192,12 @@ POSTFIX_FAULTS = {
         "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay still delivers",
         postfix_cure("apirelay_time_limit = 1000s"),
     ),
+    "a time limit of the transport's own": mended(
+        "FAIL",
+        entry("flags=Rq", "-o { apirelay_time_limit = 16m } flags=Rq"),
+        "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay still delivers",
+        WRITE_ENTRY + postfix_cure("apirelay_time_limit = 1000s"),
+    ),
     "everybody may send": fault(
         "FAIL", networks("127.0.0.0/8 0.0.0.0/0"), f"mynetworks lets 0.0.0.0/0 send: {OPEN}", NETWORKS_CURE
     ),

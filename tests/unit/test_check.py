@@ -98,7 +98,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 )
 def test_times_of_postfix(monkeypatch: pytest.MonkeyPatch, value: str, seconds: int) -> None:
     postfix = relay.Postfix(None)
-    monkeypatch.setattr(postfix, "value", lambda name: value)
+    monkeypatch.setattr(postfix, "value", lambda name, service: value)
     assert postfix.seconds("queue_run_delay") == seconds
 
 
