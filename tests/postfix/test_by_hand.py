@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import smtplib
 import subprocess
 
 import pytest
 from helpers.by_hand import by_hand, make_sound
 from helpers.home import RelayHome
 from helpers.mail import mail
-from helpers.postfix import PrivatePostfix, age_settings
+from helpers.postfix import PrivatePostfix, age_settings, replaced
 from helpers.script import change_constants
 from sandbox import Answer, Sandbox
 
@@ -58,6 +59,46 @@ def test_what_check_advises_is_in_force_at_once(
     postfix.wait_until_empty()
     assert [outcome.status for outcome in postfix.outcomes()] == ["sent"]
     assert len(sandbox.accepted) == 1
+
+
+@pytest.mark.parametrize("entry", ["192.168.1.7/24", "192.168.1.0/255.255.255.0", "fd00::/8"])
+def test_networks_that_check_finds_misspelt_stop_all_mail(home: RelayHome, entry: str) -> None:
+    with PrivatePostfix(home.script, settings={"mynetworks": f"{entry}, 127.0.0.0/8"}) as postfix:
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+            postfix.smtp("relay@example.org", ["to@external.com"], MESSAGE)
+        assert refused.value.recipients["to@external.com"][0] == 451
+        failed, (problem,) = check(home, postfix)
+    assert failed == 1
+    assert problem.startswith(f"FAIL  mynetworks has {entry}, which Postfix cannot read: ")
+
+
+def test_a_flag_that_check_finds_stops_mail_to_several(home: RelayHome, postfix: PrivatePostfix) -> None:
+    entries = postfix.config / "master.cf"
+    entries.write_text(replaced(entries.read_text(), "flags=Rq", "flags=DRq"))
+    age_settings(postfix.config)
+    postfix.reload()
+    failed, (problem,) = check(home, postfix)
+    assert failed == 1
+    assert problem.startswith("FAIL  the transport has flag D: ")
+    postfix.sendmail("relay@example.org", ["to@external.com", "cc@external.com"], MESSAGE)
+    (outcome, *_) = postfix.wait_for("an attempt", postfix.outcomes)
+    assert (outcome.status, outcome.dsn) == ("deferred", "4.3.5")
+
+
+def test_a_time_limit_in_master_cf_goes_over_main_cfs(
+    sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix
+) -> None:
+    entries = postfix.config / "master.cf"
+    entries.write_text(replaced(entries.read_text(), "flags=Rq", "-o apirelay_time_limit=1 flags=Rq"))
+    age_settings(postfix.config)
+    postfix.reload()
+    failed, (problem,) = check(home, postfix)
+    assert failed == 1
+    assert problem.startswith("FAIL  apirelay_time_limit is 1 s: Postfix would bounce mail ")
+    sandbox.answer("sendMail", Answer(action="hang", times=None))
+    submit(postfix)
+    (outcome,) = postfix.wait_for("an attempt", postfix.outcomes)
+    assert outcome.status == "bounced"
 
 
 def test_status_sees_the_queue(sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix) -> None:
