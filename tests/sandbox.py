@@ -42,6 +42,7 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import trustme
+from helpers.ports import port_of, reserve_port
 
 Certificate = Literal["good", "wrong-host", "expired", "unknown-ca", "none"]
 Role = Literal["token", "sendMail", "ses", "quota", "other"]
@@ -385,7 +386,9 @@ class Sandbox(Provider):
         authority.cert_pem.write_to_path(str(self.ca_file))
         self.ca_file.chmod(0o644)
         self._server: _Server | None = None
-        self._port = 0
+        # Also for the time between a stop and the next start.
+        self._reservation = reserve_port()
+        self._port = port_of(self._reservation)
 
     @property
     def url(self) -> str:
@@ -398,15 +401,15 @@ class Sandbox(Provider):
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
+        self._reservation.close()
         if self._temporary:
             shutil.rmtree(self._temporary)
         if self.failures:
             raise AssertionError(f"the sandbox itself failed: {self.failures!r}") from self.failures[0]
 
     def start(self) -> None:
-        """Listen: on a free port at first, on the same one after a stop."""
+        """Listen, after a stop on the same port."""
         self._server = _Server(self, self._port, self._context)
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from conftest import Deliver, Figures
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
-from helpers.postfix import free_port
+from helpers.ports import port_of, reserve_port
 from helpers.script import change_constants
 from helpers.tunnel import Tunnel
 from helpers.variants import use_ses, with_peak_memory
@@ -230,8 +230,9 @@ def test_a_gigabyte_does_not_fill_the_memory(
 
 
 def test_nobody_listens(home: RelayHome, deliver: Deliver, where: Where) -> None:
-    aim(home, where, f"https://localhost:{free_port()}")
-    expect_deferred(send(deliver), "4.4.1")
+    with reserve_port() as nobody:
+        aim(home, where, f"https://localhost:{port_of(nobody)}")
+        expect_deferred(send(deliver), "4.4.1")
     assert "check DNS, firewall and HTTPS_PROXY" in home.log()
 
 
@@ -268,8 +269,9 @@ def test_a_proxy_that_refuses(
 
 
 def test_a_proxy_that_is_gone(sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where) -> None:
-    home.configure(HTTPS_PROXY=f"http://127.0.0.1:{free_port()}", RATE_LIMIT_PER_MINUTE=28)
-    expect_deferred(send(deliver), "4.4.1")
+    with reserve_port() as nobody:
+        home.configure(HTTPS_PROXY=f"http://127.0.0.1:{port_of(nobody)}", RATE_LIMIT_PER_MINUTE=28)
+        expect_deferred(send(deliver), "4.4.1")
     assert sandbox.requests == []
 
 

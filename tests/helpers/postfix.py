@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import smtplib
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, TypeVar
+
+from helpers.ports import port_of, reserve_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED_USER = "user=postfix-relay"
@@ -88,14 +89,6 @@ def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
     return fragment
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def run(*command: str, message: bytes = b"") -> str:
     """Standard output of COMMAND; AssertionError with all that it printed when it fails."""
     done = subprocess.run(command, input=message, capture_output=True, timeout=60)
@@ -147,7 +140,8 @@ class PrivatePostfix:
         self.queue_directory = self.directory / "queue"
         self.data_directory = self.directory / "data"
         self.log_file = self.directory / "mail.log"
-        self.port = free_port()
+        self._reservation = reserve_port()
+        self.port = port_of(self._reservation)
         self._make_directories()
         wakeup = SHIPPED_WAKEUP if as_shipped else TEST_WAKEUP
         entry = "" if command is None else adapted_entry(str(command), user, maxproc)
@@ -220,6 +214,7 @@ class PrivatePostfix:
     def close(self) -> None:
         """Stop, and remove the directory with queue and log."""
         self.stop()
+        self._reservation.close()
         shutil.rmtree(self.directory)
 
     def master(self) -> int:
@@ -233,7 +228,12 @@ class PrivatePostfix:
         """Process ids of everything that has this instance in its environment: the daemons and the
         commands that pipe(8) runs, also those that have a session of their own."""
         mark = f"MAIL_CONFIG={self.config}\0".encode()
-        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in environment(entry)]
+        pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+        return [pid for pid in pids if mark in read_of_process(pid, "environ")]
+
+    def programs(self) -> dict[int, str]:
+        """The names of what its processes run, by process id."""
+        return {pid: read_of_process(pid, "comm").decode().strip() for pid in self.processes()}
 
     def _gone_within(self, seconds: float) -> bool:
         limit = time.monotonic() + seconds
@@ -293,10 +293,10 @@ class PrivatePostfix:
         self.wait_for("an empty queue", lambda: not self.queue() and not self.queue(), seconds)
 
 
-def environment(process: Path) -> bytes:
-    """The environment of a /proc directory's process, empty when it has ended or is not ours to read."""
+def read_of_process(pid: int, name: str) -> bytes:
+    """A file of proc(5)'s about a process, empty when it has ended or is not ours to read."""
     try:
-        return (process / "environ").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
 

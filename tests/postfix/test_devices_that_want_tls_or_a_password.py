@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 from helpers.home import RelayHome
 from helpers.mail import mail
-from helpers.postfix import PrivatePostfix, free_port, run
+from helpers.ports import port_of, reserve_port
+from helpers.postfix import PrivatePostfix, run
 from helpers.readme import commands
 from helpers.shell import Shell
 from sandbox import Sandbox
@@ -48,7 +49,7 @@ class Relay(NamedTuple):
 
     def servers(self) -> set[int]:
         """The process ids of all smtpd(8)s; one that is idle may serve another client after a reload."""
-        return {pid for pid in self.postfix.processes() if name_of(pid) == "smtpd"}
+        return {pid for pid, name in self.postfix.programs().items() if name == "smtpd"}
 
     def context(self) -> ssl.SSLContext:
         """What a device knows that was given the relay's certificate."""
@@ -66,14 +67,6 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def name_of(pid: int) -> str:
-    """The name of a process, empty when it has ended."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 class NamedSsl(smtplib.SMTP_SSL):
     """A connection to loopback that wants the certificate to have the relay's name."""
 
@@ -86,7 +79,8 @@ class NamedSsl(smtplib.SMTP_SSL):
 @pytest.fixture
 def relay(home: RelayHome, sandbox: Sandbox, tmp_path: Path) -> Iterator[Relay]:
     """A relay with TLS on port 25, in a chroot as Debian has it, and on port 465."""
-    submission, smtps = free_port(), free_port()
+    reserved = reserve_port(), reserve_port()
+    submission, smtps = map(port_of, reserved)
     with PrivatePostfix(home.script, user=home.account.pw_name) as postfix:
         run("postconf", "-c", str(postfix.config), "-F", f"127.0.0.1:{postfix.port}/inet/chroot=y")
         shell = Shell(postfix.config, tmp_path, {r"\b587\b": str(submission), r"\b465\b": str(smtps)})
@@ -94,6 +88,8 @@ def relay(home: RelayHome, sandbox: Sandbox, tmp_path: Path) -> Iterator[Relay]:
         for text in TLS:
             ready.follow(text)
         yield ready
+    for reservation in reserved:
+        reservation.close()
 
 
 @pytest.fixture

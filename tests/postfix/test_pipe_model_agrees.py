@@ -48,12 +48,7 @@ def test_nothing_of_it_is_alive_afterwards(tmp_path: Path) -> None:
     with RelayHome("https://localhost:1", None, source) as home:
         with PrivatePostfix(home.script, user=home.account.pw_name) as postfix:
             postfix.sendmail("", ["a@domain.com"], "Subject: sleep\n\nText.\n")
-            postfix.wait_for("the command", lambda: "sleep" in commands(postfix))
+            postfix.wait_for("the command", lambda: "sleep" in postfix.programs().values())
             directory = postfix.directory
-        assert commands(postfix) == []
+        assert postfix.processes() == []
     assert not directory.exists()
-
-
-def commands(postfix: PrivatePostfix) -> list[str]:
-    """The names of the programs that this instance runs."""
-    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in postfix.processes()]
