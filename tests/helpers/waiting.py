@@ -12,13 +12,13 @@ from typing import Callable
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
-from helpers.state import put_calls
+from helpers.postfix import read_of_process
+from helpers.state import WINDOW, put_calls, read
 
 WINDOW_SECONDS = 60
-# A start of the relay, a token and the call itself, on a machine that runs other tests as well.
-SOON = 2.0
-# From the record of a delivery's begin until it waits.
-SETTLED = 0.3
+# A start of the relay, a token and the call itself, on a machine that does much else; what must not be waited
+# for has to be further away.
+SOON = 10.0
 
 # Starts a delivery of a message with this subject, which is its queue id, too.
 Start = Callable[..., "Future[Delivery]"]
@@ -30,8 +30,9 @@ def occupy(home: RelayHome, *seconds: float, wait: int = 20, **config: object) -
     Returns the monotonic times at which they open.
     """
     home.configure(RATE_LIMIT_PER_MINUTE=len(seconds), RATE_LIMIT_MAX_WAIT_SECONDS=wait, **config)
+    began = time.monotonic()
     put_calls(home, [WINDOW_SECONDS - opens for opens in seconds])
-    return [time.monotonic() + opens for opens in seconds]
+    return [began + opens for opens in seconds]
 
 
 def expect_full(delivery: Delivery, count: str, mailbox: str = "") -> None:
@@ -44,14 +45,14 @@ def expect_full(delivery: Delivery, count: str, mailbox: str = "") -> None:
 
 @contextmanager
 def background(home: RelayHome) -> Iterator[Start]:
-    """A function that starts a delivery, as `pipe` does it, and returns once that waits or has ended."""
+    """A function that starts a delivery, as `pipe` does it, and returns once that waits, has a place or has
+    ended."""
     with ThreadPoolExecutor(16) as threads:
 
         def start(subject: str, body: bytes = b"Text.\n", **options: str) -> Future[Delivery]:
             message = mail(body, Subject=subject)
             delivery = threads.submit(pipe, home, message, "to@external.com", queue_id=subject, **options)  # type: ignore[arg-type]
-            wait_until(lambda: delivery.done() or f"queue_id='{subject}'" in home.log())
-            time.sleep(SETTLED)
+            wait_until(lambda: delivery.done() or set(processes(home, subject)) & in_state(home))
             return delivery
 
         yield start
@@ -65,14 +66,17 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def in_state(home: RelayHome) -> set[int]:
+    """The ids of the processes that wait for a place in the window, or have one."""
+    state = read(home, WINDOW)
+    return {entry[1] for entry in state.get("waiting", [])} | {entry[2] for entry in state.get("calls", [])}
+
+
 def processes(home: RelayHome, queue_id: str = "") -> list[int]:
     """The ids of the relay's processes, for one message or all."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+        words = read_of_process(int(entry.name), "cmdline").split(b"\0")
         if str(home.script).encode() in words and (not queue_id or queue_id.encode() in words):
             found.append(int(entry.name))
     return found

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix, signal_process
 from helpers.script import change_constants
+from helpers.state import put_calls
 from helpers.storm_figures import busiest
-from helpers.waiting import SETTLED, occupy, processes, wait_until
+from helpers.waiting import SOON, in_state, occupy, processes, wait_until
 from sandbox import Sandbox
 
 WINDOW = 3
@@ -49,8 +49,7 @@ def submit_waiting(
     """Submit a message that has to wait; when its slot opens, and the id of the process that waits."""
     [opened] = occupy(home, seconds)
     submit(postfix, "waits", body)
-    wait_until(lambda: "] PROCESSING:" in home.log())
-    time.sleep(SETTLED)
+    wait_until(lambda: set(processes(home)) & in_state(home))
     [pid] = processes(home)
     return opened, pid
 
@@ -59,13 +58,20 @@ def subjects(sandbox: Sandbox) -> list[str]:
     return [message.subject for message in sandbox.accepted]
 
 
+def has_taken(postfix: PrivatePostfix, messages: int) -> bool:
+    """Whether the queue manager has put so many messages into its line."""
+    return postfix.log().count("(queue active)") >= messages
+
+
 def storm(home: RelayHome, postfix: PrivatePostfix) -> list[str]:
     """Submit more messages than two windows hold, and wait until all are gone; their subjects."""
     change_constants(home, WINDOW_SECONDS=WINDOW)
     home.configure(RATE_LIMIT_PER_MINUTE=LIMIT, RATE_LIMIT_MAX_WAIT_SECONDS=10 * WINDOW)
     names = [f"storm {number}" for number in range(MESSAGES)]
-    for name in names:
+    for number, name in enumerate(names, 1):
         submit(postfix, name)
+        # What comes together the queue manager takes in any order.
+        postfix.wait_for("its place in the queue", partial(has_taken, postfix, number))
     postfix.wait_until_empty()
     return names
 
@@ -97,7 +103,7 @@ def test_four_at_a_time_never_pass_the_limit_and_nobody_starves(
 def test_a_signal_in_the_wait_keeps_the_mail(
     home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix, number: signal.Signals
 ) -> None:
-    _, pid = submit_waiting(home, postfix, 3)
+    _, pid = submit_waiting(home, postfix, 5)
     os.kill(pid, number)
     [outcome] = postfix.wait_for("the attempt", postfix.outcomes)
     assert (outcome.status, outcome.dsn[0]) == ("deferred", "4")
@@ -111,12 +117,8 @@ def end_of_daemons(postfix: PrivatePostfix, how: str) -> None:
     if how == "stop":
         signal_process(postfix.master(), signal.SIGTERM)
     else:
-        [pid] = [pid for pid in postfix.processes() if name(pid) == "pipe"]
+        [pid] = [pid for pid, name in postfix.programs().items() if name == "pipe"]
         os.kill(pid, signal.SIGKILL)
-
-
-def name(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 @pytest.mark.parametrize("size", BODIES)
@@ -124,10 +126,11 @@ def name(pid: int) -> str:
 def test_who_waits_for_a_postfix_that_ended_sends_nothing(
     home: RelayHome, sandbox: Sandbox, patient: PrivatePostfix, how: str, size: str
 ) -> None:
-    opened, pid = submit_waiting(home, patient, 2.5, BODIES[size])
+    _, pid = submit_waiting(home, patient, 2 * SOON, BODIES[size])
     end_of_daemons(patient, how)
-    # At the latest when its slot opens it sees that nobody would hear of a delivery.
-    wait_until(lambda: pid not in processes(home), opened - time.monotonic() + 2)
+    # Long before its slot opens it sees that nobody would hear of a delivery.
+    wait_until(lambda: pid not in processes(home), SOON)
+    put_calls(home, [])
     if how == "stop":
         assert sandbox.requests == []
         assert "] DELIVERED:" not in home.log()
@@ -142,7 +145,7 @@ def test_who_waits_for_a_postfix_that_ended_sends_nothing(
 def test_a_reload_in_the_wait_changes_nothing(
     home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix
 ) -> None:
-    opened, _ = submit_waiting(home, postfix, 2.5)
+    opened, _ = submit_waiting(home, postfix, 5)
     postfix.reload()
     postfix.wait_until_empty()
     [message] = sandbox.accepted
