@@ -133,6 +133,57 @@ def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
     assert "waiting" not in json.loads(state.read_text())
 
 
+@pytest.mark.parametrize(
+    ("leaving", "ahead", "extra", "opens"),
+    [
+        ([], 0, 0, 0),
+        ([5], 0, 0, 0),
+        ([9, 5], 0, 0, 5),
+        # More than the limit, as after a notice: the first that leaves gives no place.
+        ([3, 5, 9], 0, 0, 5),
+        # What is under way may end now, and then counts for a minute.
+        ([None, 9], 0, 0, 9),
+        ([None, None], 0, 0, 60),
+        # Who waits has the places that are free, and those that open first.
+        ([5], 1, 0, 5),
+        ([5, 9], 1, 0, 9),
+        ([5, 9], 2, 0, 65),
+        ([5], 2, 0, 60),
+        # But not those beyond the limit.
+        ([5, 9], 0, 1, 0),
+        ([5, 9], 3, 1, 0),
+        ([5], 3, 1, 0),
+        ([3, 5, 9], 3, 1, 69),
+    ],
+)
+def test_when_the_next_of_two_places_opens(
+    leaving: list[float | None], ahead: int, extra: int, opens: float
+) -> None:
+    """leaving: after how many seconds each call leaves the window, None while it is under way."""
+    calls = [
+        relay.PastCall(NOW - 90, None if after is None else NOW + after - 60, ALIVE) for after in leaving
+    ]
+
+    assert relay.when_open(calls, 2, extra, ahead, NOW) - NOW == opens
+    assert relay.when_open(calls, 0, 0, ahead, NOW) == NOW
+
+
+def test_who_waits_is_alive_and_has_time_left(dead: int) -> None:
+    line = [[NOW + 10, ALIVE, "b"], [NOW, ALIVE, ""], [NOW + 300, ALIVE, "a"]]
+    gone = [[NOW - 1, ALIVE, ""], [NOW + 301, ALIVE, ""], [NOW + 10, dead, ""], [NOW + 10, -1, ""]]
+    odd = [None, [], [NOW + 10, ALIVE], ["x", ALIVE, ""], [NOW + 10, 1.5, ""], [NOW + 10, ALIVE, None]]
+
+    assert [list(waiter) for waiter in relay.waiters({"waiting": [*gone, *line, *odd]}, NOW)] == line
+    assert relay.waiters({"waiting": "x"}, NOW) == []
+
+
+def test_what_has_no_mailbox_counts_in_every_window() -> None:
+    calls = [relay.PastCall(NOW, NOW, ALIVE, key) for key in ("a", "b", "")]
+
+    assert [call.key for call in relay.of_window(calls, "a")] == ["a", ""]
+    assert relay.of_window(calls, "") == calls
+
+
 NUMBERS = st.one_of(
     st.none(),
     st.booleans(),
