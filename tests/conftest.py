@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
@@ -27,8 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for what the tests measure, and let signals do what they do under Postfix."""
+    """Make room for what the tests measure, and let time and signals be what they are under Postfix."""
     config.stash[FIGURES] = []
+    # As pipe(8) has it, for UTC.
+    os.environ["TZ"] = ""
+    time.tzset()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         # A start in the background, or with nohup(1), ignores them, and every child would, too.
         if signal.getsignal(number) is signal.SIG_IGN:

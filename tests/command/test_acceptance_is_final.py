@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Deliver
+from helpers.by_hand import in_days
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from sandbox import Answer, Sandbox, ses_error
@@ -41,7 +41,7 @@ def test_a_home_that_turns_read_only_meanwhile(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
     """The window, the log, the notice and the token cache cannot be written any more."""
-    soon = str(datetime.date.today() + datetime.timedelta(5))
+    soon = in_days(5)
     home.secrets(API_EXPIRATION_DATE=soon)
     if provider == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1", API_EXPIRATION_DATE=soon)

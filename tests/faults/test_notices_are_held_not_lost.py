@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import email.utils
 import re
 import time
 
 import pytest
 from conftest import Deliver
+from helpers.by_hand import in_days
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
@@ -56,8 +56,7 @@ def text(notice: Accepted) -> str:
 
 def test_notices_use_the_headroom_and_no_more(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     """27 calls, one mail, an override notice and a warning make 30: the fourth has to wait."""
-    soon = datetime.date.today() + datetime.timedelta(days=7)
-    home.secrets(API_EXPIRATION_DATE=soon.isoformat())
+    home.secrets(API_EXPIRATION_DATE=in_days(7))
     hold_notices(home, "failure", {"device@domain.com": 3}, age=300)
     fill_window(home, 27)
     assert send(deliver).verdict == "sent"
@@ -99,9 +98,10 @@ def test_a_notice_without_room_is_in_the_next_of_its_kind(
 def test_many_held_notices_are_one(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     hold_notices(home, "override", {"a@x.org": 7, "b@x.org": 5}, age=30)
     hold_notices(home, "failure", {"c@x.org": 2}, age=30)
+    since = read(home, NOTICES)["override"]["since"]
     assert send(deliver).verdict == "sent"
     assert len(notices(sandbox)) == 1
-    start = time.strftime("%H:%M", time.gmtime(time.time() - 30))
+    start = time.strftime("%H:%M", time.gmtime(since))
     assert f"(and 12 more since {start})" in subjects(sandbox)[0]
     assert re.search(r"\n *7 x a@x\.org\r\n *5 x b@x\.org\r\n", text(notices(sandbox)[0]))
     assert (held_notices(home, "override"), held_notices(home, "failure")) == ({}, {"c@x.org": 2})
@@ -189,7 +189,7 @@ def test_a_summary_that_is_refused_counts_as_nothing(
 
 
 def test_a_warning_without_room_is_not_lost(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    home.secrets(API_EXPIRATION_DATE=datetime.date.today().isoformat())
+    home.secrets(API_EXPIRATION_DATE=in_days(0))
     home.configure(RATE_LIMIT_PER_MINUTE=40)
     fill_window(home, 39)
     assert send(deliver, "alerts@domain.com").verdict == "sent"

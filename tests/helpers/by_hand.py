@@ -6,6 +6,7 @@ import datetime
 import os
 import pwd
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from helpers.home import RelayHome
 from helpers.postfix import PROJECT, adapted_entry, add_settings, fragment_settings, make_settings
 
+DAY_SECONDS = 86400
 # What a site chooses in place of the examples.
 SITE: dict[str, Any] = {
     "ADMIN_NOTIFICATION_EMAIL": "it@example.org",
@@ -22,7 +24,13 @@ SITE: dict[str, Any] = {
 
 
 def in_days(days: int) -> str:
-    """The date so many days from today, as API_EXPIRATION_DATE wants it."""
+    """The date so many days from today, as API_EXPIRATION_DATE wants it, by the tests' clock, which is UTC.
+
+    The day goes on for a minute at least: just before midnight this waits for the next.
+    """
+    left = DAY_SECONDS - time.time() % DAY_SECONDS
+    if left < 60:
+        time.sleep(left + 0.01)
     return str(datetime.date.today() + datetime.timedelta(days))
 
 
@@ -38,7 +46,7 @@ def by_hand(
         text=True,
         timeout=60,
         cwd="/",
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": os.environ["TZ"]},
         user=account.pw_uid,
         group=account.pw_gid,
         extra_groups=[],
