@@ -20,7 +20,7 @@ from helpers.variants import use_ses
 from sandbox import Answer, Role, Sandbox
 
 # The line is busy with the message for several times the time-out that the test sets for a connect.
-UPLINK = 600_000
+UPLINK = 300_000
 MESSAGE = mail(b"A line of text.\n" * 120_000)
 
 
@@ -52,7 +52,7 @@ def test_a_provider_that_never_answers_defers(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, where: Role
 ) -> None:
     use(home, provider)
-    change_constants(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=3)
     sandbox.answer(where, Answer(action="hang", times=None))
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("deferred", "4.4.2", 75)
@@ -64,7 +64,7 @@ def test_a_provider_that_never_answers_defers(
 def test_a_message_accepted_without_an_answer_is_kept(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    change_constants(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=3)
     sandbox.answer("sendMail", Answer(action="accept-then-hang"))
     assert deliver(mail(), "to@external.com")[:3] == ("deferred", "4.4.2", 75)
     assert len(sandbox.accepted) == 1
@@ -98,7 +98,7 @@ def test_a_quota_that_never_comes_holds_no_mail_up(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
-    change_constants(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=3)
     sandbox.answer("quota", Answer(action="hang"))
     assert deliver(mail(), "to@external.com") == ("sent", "2.0.0", 0, b"")
     assert [request.role for request in sandbox.requests] == ["quota", "ses"]
@@ -140,6 +140,6 @@ def test_a_slow_line_is_no_time_out(provider: str) -> None:
         use(home, provider)
         # A first message leaves a token behind, so that the large one goes out on a fresh connection.
         assert pipe(home, mail(), "to@external.com").verdict == "sent"
-        change_constants(home, CONNECT_SECONDS=1)
+        change_constants(home, CONNECT_SECONDS=2)
         assert pipe(home, MESSAGE, "to@external.com") == ("sent", "2.0.0", 0, b"")
         assert len(sandbox.accepted) == 2

@@ -16,7 +16,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.parallel import each
 from helpers.script import change_constants
-from helpers.state import held_notices, lock_held, put_calls
+from helpers.state import WINDOW, held_notices, lock_held, put_calls, read
 from helpers.storm_figures import busiest
 from helpers.variants import use_ses
 from helpers.waiting import SOON, Start, background, expect_full, occupy, processes
@@ -67,6 +67,16 @@ def test_a_slot_is_taken_as_it_opens(
     assert list(sent_at(sandbox)) == ["waits"]
     assert min(request.when for request in sandbox.requests) >= opened
     expect_just_after(sent_at(sandbox)["waits"], opened)
+    assert "waiting" not in read(home, WINDOW)
+
+
+def test_the_time_of_a_delivery_begins_after_its_wait(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    change_constants(home, HARD_STOP_SECONDS=8)
+    occupy(home, 6)
+    sandbox.answer("sendMail", Answer(delay=4))
+    assert deliver(mail(), "to@external.com").verdict == "sent"
 
 
 def test_a_slot_that_opens_too_late_is_not_waited_for(
@@ -223,12 +233,45 @@ def test_each_sender_has_a_window_of_its_own(sandbox: Sandbox, home: RelayHome, 
     assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
     # Those that go out from the default address share its mailbox.
     for sender in ("alerts@domain.com", "ALERTS@Domain.com", STRANGER, "MAILER-DAEMON"):
-        expect_full(deliver(mail(), "to@external.com", sender=sender), "1/1", "alerts@domain.com")
+        for message in (mail(), mail(From=None)):
+            expect_full(deliver(message, "to@external.com", sender=sender), "1/1", "alerts@domain.com")
     assert deliver(mail(From=None), "to@external.com", sender="network@domain.com").verdict == "sent"
     full = deliver(mail(From=None), "to@external.com", sender="network@domain.com")
     expect_full(full, "1/1", "network@domain.com")
     assert len(sandbox.accepted) == 2
     assert [file.name for file in home.path.glob(".rate-limit-state*")] == [".rate-limit-state"]
+
+
+def keys(home: RelayHome) -> list[str]:
+    """The mailboxes in whose windows the calls count, "" for that of all."""
+    return [call[3] if len(call) > 3 else "" for call in read(home, WINDOW)["calls"]]
+
+
+def test_the_window_is_that_of_the_mailbox_in_from(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_SCOPE="sender")
+    message = mail(From="network@domain.com")
+    assert deliver(message, "to@external.com", sender="alerts@domain.com").verdict == "sent"
+    assert keys(home) == [message.mailbox for message in sandbox.accepted] == ["network@domain.com"]
+    expect_full(deliver(message, "to@external.com", sender="alerts@domain.com"), "1/1", "network@domain.com")
+    assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
+
+
+def test_a_notice_counts_in_the_window_of_the_default_address(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.configure(RATE_LIMIT_SCOPE="sender")
+    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No message."))
+    assert deliver(mail(From=None), "to@external.com", sender="network@domain.com").verdict == "bounced"
+    assert keys(home) == ["network@domain.com", "alerts@domain.com"]
+
+
+def test_the_senders_of_ses_share_one(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    use_ses(home)
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_SCOPE="sender")
+    assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
+    expect_full(deliver(mail(From=None), "to@external.com", sender="network@domain.com"), "1/1")
 
 
 @pytest.mark.parametrize("scope", [None, "relay"])

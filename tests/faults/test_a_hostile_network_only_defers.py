@@ -25,7 +25,7 @@ PORTAL = b"<html><body><h1>Please log in to the guest network</h1></body></html>
 MESSAGE = mail(Message_ID="<only-one@domain.com>")
 # Peak, in MiB; a usual delivery needs 33.
 ENOUGH_MEMORY = 80
-ENOUGH_SECONDS = 15
+ENOUGH_SECONDS = 30
 
 BAD_ANSWERS = {
     "reset before the request is read": (Answer(action="reset-before-read"), "4.4.2"),
@@ -156,11 +156,11 @@ def test_no_blind_retry(sandbox: Sandbox, deliver: Deliver, sending: Where, answ
 def test_a_black_hole_after_the_request(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where, action: Action
 ) -> None:
-    change_constants(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=3)
     sandbox.answer(sending, Answer(action=action))
     began = time.monotonic()
     expect_deferred(send(deliver), "4.4.2")
-    assert 1 <= time.monotonic() - began < ENOUGH_SECONDS
+    assert 3 <= time.monotonic() - began < ENOUGH_SECONDS
     assert len(roles(sandbox, sending)) == 1
     assert len(sandbox.accepted) == (action != "hang")
 
@@ -168,7 +168,7 @@ def test_a_black_hole_after_the_request(
 def test_a_black_hole_in_place_of_the_token_endpoint(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    change_constants(home, READ_SECONDS=1)
+    change_constants(home, READ_SECONDS=3)
     sandbox.answer("token", Answer(action="hang"))
     expect_deferred(send(deliver), "4.4.2")
     assert [request.role for request in sandbox.requests] == ["token"]
@@ -177,7 +177,7 @@ def test_a_black_hole_in_place_of_the_token_endpoint(
 def test_a_black_hole_before_the_handshake(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where
 ) -> None:
-    change_constants(home, CONNECT_SECONDS=1, READ_SECONDS=1)
+    change_constants(home, CONNECT_SECONDS=1, READ_SECONDS=3)
     sandbox.answer("connection", Answer(action="hang"))
     expect_deferred(send(deliver), "4.4.1", "4.4.2")
     assert sandbox.requests == []
@@ -191,7 +191,7 @@ def test_a_reset_before_the_handshake(sandbox: Sandbox, deliver: Deliver, sendin
 
 
 def test_an_answer_that_never_ends(sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where) -> None:
-    change_constants(home, HARD_STOP_SECONDS=2)
+    change_constants(home, HARD_STOP_SECONDS=5)
     sandbox.answer(where, Answer(200, {}, b"x" * 1000, action="drip", delay=0.1))
     began = time.monotonic()
     delivery = send(deliver)

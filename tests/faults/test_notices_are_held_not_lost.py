@@ -13,7 +13,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
 from helpers.script import change_constants
-from helpers.state import NOTICES, clock, fill_window, held_notices, hold_notices, read
+from helpers.state import NOTICES, WINDOW, clock, fill_window, held_notices, hold_notices, read
 from helpers.variants import use_ses
 from sandbox import Accepted, Answer, Sandbox, graph_error, ses_error
 
@@ -118,14 +118,16 @@ def test_held_ones_survive_a_notice_that_is_refused(
     assert send(deliver).verdict == "sent"
     assert held_notices(home, "override") == {"a@x.org": 2, STRANGER: 1}
     assert "WARNING: override notice not sent" in home.log()
+    assert read(home, WINDOW)["counters"]["notices"] == 0
     assert send(deliver).verdict == "sent"
+    assert read(home, WINDOW)["counters"]["notices"] == 1
     assert "(and 3 more since" in subjects(sandbox)[0]
 
 
 def test_a_notice_in_which_the_process_dies_is_held(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    change_constants(home, AFTERWARDS_SECONDS=1)
+    change_constants(home, AFTERWARDS_SECONDS=3)
     sandbox.answer("sendMail", Answer(), Answer(action="hang"))
     assert send(deliver).verdict == "sent"
     assert held_notices(home, "override") == {STRANGER: 1}

@@ -184,6 +184,22 @@ def test_what_has_no_mailbox_counts_in_every_window() -> None:
     assert relay.of_window(calls, "") == calls
 
 
+def test_only_pauses_that_can_be_count() -> None:
+    now = relay.clock()
+    pauses = {"past": now - 1, "for a day": now + 86400, "odd": "soon", "huge": HUGE, "good": now + 300}
+
+    assert relay.pauses_of_mailboxes({"paused": pauses}) == {"good": now + 300}
+    assert relay.pauses_of_mailboxes({"paused": [1]}) == {}
+
+
+def test_the_reason_of_a_pause_is_kept_to_a_length() -> None:
+    state: dict[str, Any] = {}
+
+    relay.keep_pause(state, "", relay.failure("throttled", "", 5), "x" * 9999)
+
+    assert len(state["pause_reason"]) == relay.ERROR_LIMIT
+
+
 NUMBERS = st.one_of(
     st.none(),
     st.booleans(),
