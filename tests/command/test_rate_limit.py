@@ -167,6 +167,16 @@ def test_a_quota_that_cannot_be_had_is_28(
     assert "get_send_quota failed" in home.log()
     expect_full(deliver(mail(), "to@external.com"), "28/28")
     assert [request.role for request in sandbox.requests] == ["quota", "ses"]
+    assert state(home)["quota"]["until"] - now() == pytest.approx(3600, abs=30)
+
+
+def test_a_rate_of_less_than_one_a_minute_is_a_limit(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    sandbox.max_send_rate = 0.01
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    expect_full(deliver(mail(), "to@external.com"), "1/1")
 
 
 def test_one_of_two_that_ask_for_the_quota_at_a_time_is_told_and_both_know(

@@ -6,7 +6,7 @@ import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, ses_error
+from sandbox import Answer, Sandbox, json_answer, ses_error
 
 DEFERS = {
     "Throttling": 400,
@@ -92,6 +92,24 @@ def test_a_wrong_clock_is_not_a_wrong_key(
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("deferred", "4.3.5", 75)
     assert f"SES send_email failed: HTTP 403 {code}: {text}" in delivery.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ses_error(400, "MailFromDomainNotVerifiedException:http://internal.amazon.com/coral/", "No."),
+        json_answer(400, {"__type": "com.amazonaws#MailFromDomainNotVerifiedException", "message": "No."}),
+        json_answer(400, {"code": "MailFromDomainNotVerifiedException", "Message": "No."}),
+    ],
+    ids=["with a URL", "with a namespace", "in the body"],
+)
+def test_a_code_in_every_form_that_aws_documents(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, answer: Answer
+) -> None:
+    sandbox.answer("ses", answer)
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery[:3] == ("bounced", "5.7.1", 1)
+    assert "HTTP 400 MailFromDomainNotVerifiedException: No." in delivery.text
 
 
 def test_a_sender_that_is_not_verified_bounces(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import ModuleType
 
+import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
+from helpers.postfix import run
+from helpers.unit import load_config, load_secrets
 from sandbox import Sandbox
 
 
@@ -48,6 +52,27 @@ def test_the_sender_is_the_effective_one(sandbox: Sandbox, ses: RelayHome, deliv
     sent, notice = sandbox.accepted
     assert (sent.mailbox, sent.message["From"]) == ("alerts@domain.com", "network@domain.com")
     assert notice.to == ["admin@domain.com"]
+
+
+@pytest.mark.parametrize(
+    ("region", "url"),
+    [
+        ("eu-west-1", "https://email.eu-west-1.amazonaws.com"),
+        ("cn-north-1", "https://email.cn-north-1.amazonaws.com.cn"),
+    ],
+)
+def test_where_requests_go(relay: ModuleType, region: str, url: str) -> None:
+    secrets = load_secrets(relay, API_PROVIDER="ses", API_TENANT_OR_REGION=region)
+    assert relay.Ses("/nonexistent", load_config(relay), secrets, relay.Log()).urls() == [url]
+
+
+def test_the_environment_brings_in_no_authority(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    """In a directory OpenSSL finds one by a name that is made of its subject."""
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, CA_BUNDLE=None)
+    name = run("openssl", "x509", "-in", str(sandbox.ca_file), "-noout", "-subject_hash").strip()
+    ses.put(f"{name}.0", sandbox.ca_file.read_bytes(), 0o644)
+    prefix = ("env", f"SSL_CERT_DIR={ses.path}", f"SSL_CERT_FILE={sandbox.ca_file}")
+    assert deliver(mail(), "to@external.com", prefix=prefix).dsn == "4.7.5"
 
 
 def test_no_profile_and_no_environment_is_used(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:

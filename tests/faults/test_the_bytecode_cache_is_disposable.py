@@ -76,6 +76,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "zeros at the end": lambda whole: whole[: len(whole) // 2] + bytes(len(whole) // 2),
     "a number": lambda whole: whole[:HEADER] + b"i\x01\x00\x00\x00",
     "a number for a name": lambda whole: re.sub(NAME, NUMBER, whole),
+    "a list of nothing": lambda whole: whole[:HEADER] + b"[\x01\x00\x00\x000",
     "noise": lambda whole: whole[:HEADER] + b"\xff" * 1000,
     "of another Python": lambda whole: b"\x00\x00\r\n" + whole[4:],
     "text": lambda whole: b"no code",
