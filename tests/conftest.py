@@ -29,11 +29,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for what the tests measure, and let time and signals be what they are under Postfix."""
+    """Make room for what the tests measure, and let nothing depend on who has started them, and where."""
     config.stash[FIGURES] = []
     # As pipe(8) has it, for UTC.
     os.environ["TZ"] = ""
     time.tzset()
+    os.umask(0o022)
+    # pip may need the proxy; the sandbox is not behind it.
+    os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"))
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         # A start in the background, or with nohup(1), ignores them, and every child would, too.
         if signal.getsignal(number) is signal.SIG_IGN:

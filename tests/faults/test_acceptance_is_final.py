@@ -21,6 +21,7 @@ import pytest
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
+from helpers.waiting import processes, wait_until
 from sandbox import Accepted, Answer, Sandbox
 
 RECIPIENT = "to@external.com"
@@ -210,27 +211,13 @@ def test_nothing_can_be_written_anywhere(sandbox: Watched, home: RelayHome, log:
     ]
 
 
-def running(home: RelayHome) -> int:
-    """The process id of the one relay that runs in the home."""
-    script = os.fsencode(home.script)
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if script in (entry / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    (pid,) = found
-    return pid
-
-
 def interrupted(sandbox: Watched, home: RelayHome, requests: int, number: signal.Signals) -> Delivery:
     """A delivery that gets a signal once it has made so many requests to send something."""
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(pipe, home, MESSAGE, RECIPIENT, sender=STRANGER)
-        limit = time.monotonic() + 20
-        while sandbox.requests_to_send() < requests:
-            assert time.monotonic() < limit
-            time.sleep(0.01)
-        os.kill(running(home), number)
+        wait_until(lambda: sandbox.requests_to_send() >= requests)
+        [pid] = processes(home)
+        os.kill(pid, number)
         return future.result()
 
 

@@ -14,6 +14,7 @@ from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from helpers.parallel import each
 from helpers.pipe import pipe, waits
+from helpers.script import change_constants
 from sandbox import Sandbox
 
 RECIPIENT = "to@external.com"
@@ -154,16 +155,18 @@ def test_on_a_full_disk_the_mail_waits_and_the_log_goes_to_postfix(
 def test_of_200_messages_at_once_the_limit_goes_and_the_rest_waits(
     sandbox: Sandbox, home: RelayHome, figures: Figures
 ) -> None:
+    # However long a machine takes for so many, they are in one window.
+    change_constants(home, WINDOW_SECONDS=3600)
     began = time.monotonic()
     subjects = [f"Alert {number}" for number in range(BURST)]
 
     deliveries = each(
-        lambda subject: pipe(home, mail(Subject=subject), RECIPIENT, queue_id=subject), subjects, BURST
+        lambda subject: pipe(home, mail(Subject=subject), RECIPIENT, queue_id=subject, limit=600),
+        subjects,
+        BURST,
     )
 
     seconds = time.monotonic() - began
-    # A slower machine would have more than one window.
-    assert seconds < 60
     verdicts = [delivery.verdict for delivery in deliveries]
     figures(
         f"{BURST} messages at once, limit {LIMIT}",

@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0) -> list[Result]:
-    """The function's results for all items, in their order; as many at a time as there are processors.
+    """The function's results for all items, in their order; as many at a time as this process has processors.
 
     Raises what the function raises.
     """
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as threads:
         return list(threads.map(function, items))

@@ -99,6 +99,8 @@ FAULTS = {**CONTENTS, **OBJECTS}
 
 # By the window's clock; the other files go by the date.
 TOMORROW = clock() + DAY
+# When a quota is still good, after the longest run of the tests as well.
+TONIGHT = clock() + DAY / 2
 WINDOW_CONTENT: dict[str, object] = {
     "calls of another type": {"calls": {"a": 1}},
     "calls that are none": {
@@ -132,11 +134,11 @@ WINDOW_CONTENT: dict[str, object] = {
 QUOTA: dict[str, dict[str, object]] = {
     "of another type": {"limit": "28", "until": "tomorrow"},
     "nested": {"limit": [28], "until": {"x": 1}},
-    "of nothing": {"limit": 0, "until": clock() + 600},
-    "negative": {"limit": -5, "until": clock() + 600},
-    "endless": {"limit": float("inf"), "until": clock() + 600},
-    "no number": {"limit": float("nan"), "until": clock() + 600},
-    "huge": {"limit": HUGE, "until": clock() + 600},
+    "of nothing": {"limit": 0, "until": TONIGHT},
+    "negative": {"limit": -5, "until": TONIGHT},
+    "endless": {"limit": float("inf"), "until": TONIGHT},
+    "no number": {"limit": float("nan"), "until": TONIGHT},
+    "huge": {"limit": HUGE, "until": TONIGHT},
     "for ever": {"limit": 1, "until": float("inf")},
     "beyond time": {"limit": 1, "until": HUGE},
     "from the future": {"limit": 1, "until": clock() + 9 * DAY},
