@@ -113,7 +113,7 @@ PROVIDER_FAULTS = {
         ses_refusal("SignatureDoesNotMatch", "Signature not yet current: 20261122T100000Z"),
         "4.3.5 SES get_send_quota failed: HTTP 403 SignatureDoesNotMatch: Signature not yet current:"
         " 20261122T100000Z",
-        "missing or invalid configuration or secrets",
+        "timedatectl set-ntp true",
     ),
     "no such region": fault(
         "FAIL",

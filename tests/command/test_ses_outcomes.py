@@ -91,7 +91,7 @@ def test_a_wrong_clock_is_not_a_wrong_key(
     sandbox.answer("ses", ses_error(403, code, text))
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("deferred", "4.3.5", 75)
-    assert f"SES send_email failed: HTTP 403 {code}: {text}" in delivery.text
+    assert f"SES send_email failed: HTTP 403 {code}: {text}; timedatectl set-ntp true" in delivery.text
 
 
 @pytest.mark.parametrize(

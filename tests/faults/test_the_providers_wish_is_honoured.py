@@ -18,7 +18,7 @@ from helpers.pipe import Delivery
 from helpers.state import WINDOW as STATE
 from helpers.state import clock
 from helpers.variants import use_ses
-from sandbox import Answer, Sandbox, graph_error, ses_error
+from sandbox import Answer, Sandbox, Where, graph_error, ses_error
 
 SENDERS = ["alerts@domain.com", "network@domain.com", "third@d.com"]
 # Where a provider says "too many" and not until when.
@@ -136,12 +136,16 @@ def test_only_the_mailbox_that_sent_too_much_is_held_up(
     assert send_from(deliver, SENDERS[2]).verdict == "sent"
 
 
+@pytest.mark.parametrize(
+    ("where", "status", "code"),
+    [("sendMail", 503, "4.3.2"), ("token", 503, "4.3.2"), ("token", 429, "4.4.5")],
+)
 def test_a_provider_that_is_closed_is_closed_to_every_mailbox(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where, status: int, code: str
 ) -> None:
     home.configure(RATE_LIMIT_SCOPE="sender")
-    sandbox.answer("sendMail", graph_error(503, "Busy", "Later.", {"Retry-After": "30"}))
-    assert send_from(deliver, SENDERS[0]).dsn == "4.3.2"
+    sandbox.answer(where, graph_error(status, "Busy", "Later.", {"Retry-After": "30"}))
+    assert send_from(deliver, SENDERS[0]).dsn == code
     assert 25 < pause(home) <= 30
     assert send_from(deliver, SENDERS[1]).text.startswith("4.4.5 the provider asked for a pause")
 

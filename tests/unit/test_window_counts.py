@@ -188,8 +188,8 @@ def test_only_pauses_that_can_be_count() -> None:
     now = relay.clock()
     pauses = {"past": now - 1, "for a day": now + 86400, "odd": "soon", "huge": HUGE, "good": now + 300}
 
-    assert relay.pauses_of_mailboxes({"paused": pauses}) == {"good": now + 300}
-    assert relay.pauses_of_mailboxes({"paused": [1]}) == {}
+    assert relay.pauses_of({"paused": pauses, "paused_until": now + 5}) == {"good": now + 300, "": now + 5}
+    assert relay.pauses_of({"paused": [1], "paused_until": [2]}) == {}
 
 
 def test_the_reason_of_a_pause_is_kept_to_a_length() -> None:
