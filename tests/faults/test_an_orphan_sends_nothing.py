@@ -9,8 +9,12 @@ import subprocess
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import ENVIRONMENT
+from helpers.waiting import in_state, processes, wait_until
 from sandbox import Sandbox
 
+SAID = b"4.3.2 Postfix was stopped during the delivery: not sent, and still queued"
+# The parent, which is to die alone; a shell gives a command in the background no standard input of its own.
+PARENT = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait', "sh")
 # The shell is process 1 of a namespace of its own, which takes in who loses its parent.
 ORPHANED = 'exec 3<&0; ("$@" <&3 &); exec sleep 10'
 
@@ -33,5 +37,29 @@ def test_a_relay_whose_parent_ended_before_it_could_look(sandbox: Sandbox, home:
         assert process.stderr
         said = os.read(process.stderr.fileno(), 4096)
         os.killpg(process.pid, signal.SIGKILL)
-    assert said == b"4.3.2 Postfix was stopped during the delivery: not sent, and still queued"
+    assert said == SAID
+    assert sandbox.requests == []
+
+
+def test_a_relay_whose_parent_ends_in_the_middle_of_the_message(sandbox: Sandbox, home: RelayHome) -> None:
+    end, start = os.pipe()
+    parent = subprocess.Popen(
+        [*PARENT, str(home.script), "alerts@domain.com", "Half", "to@external.com", ""],
+        stdin=end,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        user=home.account.pw_uid,
+        group=home.account.pw_gid,
+        extra_groups=[],
+    )
+    assert parent.stderr
+    os.close(end)
+    os.write(start, mail(b"The first half"))
+    wait_until(lambda: set(processes(home)) & in_state(home))
+    parent.kill()
+    parent.wait()
+    os.close(start)
+    # Until the relay itself has ended.
+    said = parent.stderr.read()
+    assert said == SAID
     assert sandbox.requests == []

@@ -34,7 +34,7 @@ def shell(machine: Machine) -> Shell:
     collector = machine.base / "node-exporter"
     collector.mkdir()
     changes = {
-        r"\bpostfix/install\.sh\b": " ".join(machine.command()),
+        r"\bpostfix/install\.sh\b": shlex.join(machine.command()),
         "--(check|status)": rf"--\1 --postfix-config {machine.postfix.config}",
         COLLECTOR: str(collector),
         "/etc/logrotate.d": str(machine.logrotate),
