@@ -111,6 +111,12 @@ HOME_FAULTS = {
         "HOME/postfix-api-relay belongs to nobody and has mode 0757: others could change it",
         GUARD_SCRIPT,
     ),
+    "script that its group can write to": mended(
+        "FAIL",
+        open_to_others("postfix-api-relay", 0o775),
+        "HOME/postfix-api-relay belongs to nobody and has mode 0775: others could change it",
+        GUARD_SCRIPT,
+    ),
     "script of another account": mended(
         "FAIL",
         lambda chain: os.chown(chain.home.script, 1, 1),
@@ -460,9 +466,11 @@ def test_a_log_that_is_still_to_be_made_is_fine_where_that_can_be_done(chain: Ch
 
 
 def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
-    chain.rotate(f"# {chain.home.path / LOG} {{\n/elsewhere/*.log {{\n}}\n")
-    (problem,) = chain.check().problems
-    assert problem.startswith("warn  no file in ")
+    # logrotate(8) takes no pattern without a directory.
+    for text in (f"# {chain.home.path / LOG} {{\n/elsewhere/*.log {{\n}}\n", "*.log {\n}\n"):
+        chain.rotate(text)
+        (problem,) = chain.check().problems
+        assert problem.startswith("warn  no file in ")
     chain.rotate(f'"/elsewhere/x.log" "{chain.home.path}/*.log" {{\n}}\n')
     assert chain.check().problems == []
 

@@ -180,6 +180,13 @@ POSTFIX_FAULTS = {
         " misses a scan",
         TIMES_CURE,
     ),
+    "a longest time that ends with the scan": mended(
+        "warn",
+        lambda chain: chain.set("maximal_backoff_time = 62"),
+        "minimal_backoff_time is 30 s, maximal_backoff_time 62 s, queue_run_delay 62 s: deferred mail misses"
+        " a scan",
+        TIMES_CURE,
+    ),
     "a time that is none": mended(
         "FAIL",
         lambda chain: chain.set("maximal_backoff_time = 30 s"),

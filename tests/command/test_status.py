@@ -260,6 +260,13 @@ def test_credentials(watched: Watched, days: int, status: int, text: str) -> Non
     assert watched.show("prometheus").metrics["credential_days"] == days
 
 
+def test_the_worst_comes_first(watched: Watched) -> None:
+    watched.put_state(paused_until=clock() + 60, pause_reason="too many")
+    watched.home.secrets(API_EXPIRATION_DATE=in_days(-2))
+    summary = watched.show().text.splitlines()[0]
+    assert summary.startswith("POSTFIX-API-RELAY CRITICAL - the credentials ended 2 days ago; paused until ")
+
+
 def test_credentials_without_a_date(watched: Watched) -> None:
     watched.home.secrets()
     shown = watched.show()
@@ -421,6 +428,13 @@ def test_a_window_for_each_sender(watched: Watched) -> None:
     assert metrics['window_sender_calls a"\\ b@x.org'] == 1
     assert metrics["window_sender_calls ups@example.org"] == 2
     assert (metrics["window_calls"], metrics["window_limit"]) == (4, 28)
+    assert 60 < metrics["paused_seconds"] <= 90
+
+
+def test_a_pause_that_is_over_has_no_reason(watched: Watched) -> None:
+    watched.put_state(paused_until=clock() - 1, pause_reason="too many")
+    assert watched.show().status == 0
+    assert watched.json()["window"]["pause_reason"] == ""
 
 
 @pytest.mark.parametrize(
