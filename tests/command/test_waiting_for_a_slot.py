@@ -163,9 +163,11 @@ def test_who_waits_holds_no_lock(home: RelayHome, start: Start) -> None:
 
 
 def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
-    sandbox: Sandbox, home: RelayHome, start: Start
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, start: Start
 ) -> None:
     use_ses(home)
+    # The first start of all compiles the program, which takes some memory more; it leaves that to the others.
+    assert deliver(mail(), "to@external.com").verdict == "sent"
     occupy(home, 6)
     body = b"A line of text.\n" * (20 * 1024 * 1024 // 16)
     waiting = start("large", body)
@@ -176,7 +178,7 @@ def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
     assert peak_memory(pid) <= 20 * 1024
     assert not waiting.done()
     assert waiting.result().verdict == "sent"
-    [message] = sandbox.accepted
+    [_, message] = sandbox.accepted
     assert message.raw.endswith(b"\r\n\r\n" + body.replace(b"\n", b"\r\n"))
 
 
