@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,8 @@ RECIPIENT = "to@external.com"
 RECORD = re.compile(r"\] (DELIVERED|PROCESSING): .* queue_id='([^']+)'")
 # How logrotate's name ends for a log that it finds where it is about to create one.
 ASIDE = ".backup"
-PAUSE_MICROSECONDS = 3_000_000
+WORKERS = 3
+RENAMED = re.compile(r"^(\d+) rename\(", re.MULTILINE)
 
 
 @pytest.fixture
@@ -42,8 +46,38 @@ def send(home: RelayHome, name: str) -> Delivery:
     return pipe(home, mail(Subject=name), RECIPIENT, queue_id=name)
 
 
-def have_ended(deliveries: list[Future[Delivery]], count: int) -> bool:
-    return sum(delivery.done() for delivery in deliveries) >= count
+@contextmanager
+def steady_mail(home: RelayHome) -> Iterator[list[dict[str, Delivery]]]:
+    """Some workers, each of which hands in one message after the other, until the block ends; for each of
+    them what became of its messages so far."""
+    ended: list[dict[str, Delivery]] = [{} for _ in range(WORKERS)]
+    over = threading.Event()
+
+    def work(worker: int) -> None:
+        while not over.is_set():
+            name = f"mail-{worker}-{len(ended[worker])}"
+            ended[worker][name] = send(home, name)
+
+    with ThreadPoolExecutor(WORKERS) as threads:
+        workers = [threads.submit(work, number) for number in range(WORKERS)]
+        try:
+            yield ended
+        finally:
+            over.set()
+    for worker in workers:
+        worker.result()
+
+
+def wait_for_more(ended: list[dict[str, Delivery]]) -> None:
+    """Return when the messages under way have ended, and of each worker some that came after them."""
+    enough = [len(of_worker) + 3 for of_worker in ended]
+    wait_until(lambda: all(len(of_worker) >= count for of_worker, count in zip(ended, enough)), 60)
+
+
+def keep_aside(home: RelayHome, number: int) -> None:
+    """Give a log that was put aside another name: the next one of the same hour would take its place."""
+    for file in home.path.glob(f"{LOG}-*{ASIDE}"):
+        file.rename(home.path / f"{LOG}.rotation-{number}{ASIDE}")
 
 
 def text(file: Path) -> str:
@@ -90,17 +124,19 @@ def test_no_line_is_lost_in_two_rotations_while_deliveries_go_on(home: RelayHome
     # As the installation leaves it.
     home.put(LOG, b"", 0o644)
     configuration = configure(home, tmp_path)
-    names = [f"mail-{number}" for number in range(30)]
-    with ThreadPoolExecutor(3) as threads:
-        deliveries = [threads.submit(send, home, name) for name in names]
-        for ended in (10, 20):
-            wait_until(partial(have_ended, deliveries, ended))
+    with steady_mail(home) as ended:
+        wait_for_more(ended)
+        for number in (1, 2):
             rotate(configuration)
-    assert {delivery.result().verdict for delivery in deliveries} == {"sent"}
+            keep_aside(home, number)
+            wait_for_more(ended)
+    deliveries = {name: delivery for of_worker in ended for name, delivery in of_worker.items()}
+    assert {delivery.verdict for delivery in deliveries.values()} == {"sent"}
 
     written = {name: text(home.path / name) for name in logs(home)}
     records = RECORD.findall("".join(written.values()))
-    assert sorted(records) == sorted((kind, name) for kind in ("DELIVERED", "PROCESSING") for name in names)
+    kinds = ("DELIVERED", "PROCESSING")
+    assert sorted(records) == sorted((kind, name) for kind in kinds for name in deliveries)
     regular = [name for name in written if not name.endswith(ASIDE)]
     assert regular == [LOG, f"{LOG}.1", f"{LOG}.2.gz"]
     for name in regular:
@@ -116,12 +152,15 @@ def test_what_is_logged_before_the_new_log_is_there_is_put_aside(
 ) -> None:
     """Between renaming the old log and creating the new one, the relay makes one of its own."""
     log = installation.put(LOG, b"old\n", 0o644)
-    pause = ["-P", str(log), "-e", f"inject=rename:delay_exit={PAUSE_MICROSECONDS}:when=1"]
+    calls = tmp_path / "calls"
+    stop = ["-P", str(log), "-e", "inject=rename:signal=STOP:when=1"]
     with ThreadPoolExecutor(1) as thread:
-        rotated = thread.submit(rotate, rotation, command(tmp_path / "calls", pause))
-        wait_until(lambda: not log.exists())
+        rotated = thread.submit(rotate, rotation, command(calls, stop))
+        wait_until(lambda: "stopped by SIGSTOP" in calls.read_text() if calls.exists() else False)
+        assert not log.exists()
         assert send(installation, "between").verdict == "deferred"
-        assert not rotated.done()
+        [logrotate] = RENAMED.findall(calls.read_text())
+        os.kill(int(logrotate), signal.SIGCONT)
     rotated.result()
 
     assert (log.read_text(), log.stat().st_mode & 0o7777) == ("", 0o644)
