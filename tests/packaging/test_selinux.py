@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Callable
@@ -22,10 +23,10 @@ from helpers.policy import BUILD, SHIPPED_HOME, Policy, Right, build, install
 from helpers.postfix import PROJECT, run
 from helpers.rotation import configure, logs, rotate
 from helpers.selinux import Observer
-from helpers.state import WINDOW, fill_window
+from helpers.state import WINDOW, fill_window, lock_held
 from helpers.strace import command, read_calls, trace, whole_lines
 from helpers.variants import use_ses
-from helpers.waiting import occupy
+from helpers.waiting import occupy, wait_until
 from sandbox import Sandbox, graph_error
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -171,7 +172,16 @@ def full_window(home: RelayHome, provider: Sandbox) -> None:
 
 
 def wait_for_a_place(home: RelayHome, provider: Sandbox) -> None:
-    occupy(home, 1.0)
+    """However late it comes, there is none before it waits."""
+    occupy(home, 55, wait=60)
+    threading.Thread(target=give_a_place, args=(home,)).start()
+
+
+def give_a_place(home: RelayHome) -> None:
+    """Empty the window when a delivery waits."""
+    wait_until(lambda: "WAITING: " in home.log())
+    with lock_held(home):
+        fill_window(home, 0)
 
 
 def refusal(home: RelayHome, provider: Sandbox) -> None:
