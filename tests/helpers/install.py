@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from helpers.home import RelayFiles
-from helpers.postfix import PROJECT, PrivatePostfix, age_settings, run
+from helpers.postfix import PROJECT, STUCK_SECONDS, PrivatePostfix, age_settings, run
 
 INSTALLER = Path("postfix") / "install.sh"
 # What a release holds; the tests are no part of it.
@@ -130,7 +130,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=STUCK_SECONDS,
         )
         if (self.postfix.config / "main.cf").exists():
             # Or each of Postfix's commands would wait for the file to become older.

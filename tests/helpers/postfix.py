@@ -55,6 +55,9 @@ PIPE_LINE = re.compile(
     r"dsn=(?P<dsn>[\d.]+), status=(?P<status>\w+) \((?P<text>.*)\)$"
 )
 
+# What a test runs takes seconds, or a minute on the slowest machine; what has not ended by then never will.
+STUCK_SECONDS = 300
+
 Result = TypeVar("Result")
 
 
@@ -91,7 +94,7 @@ def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
 
 def run(*command: str, message: bytes = b"") -> str:
     """Standard output of COMMAND; AssertionError with all that it printed when it fails."""
-    done = subprocess.run(command, input=message, capture_output=True, timeout=60)
+    done = subprocess.run(command, input=message, capture_output=True, timeout=STUCK_SECONDS)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stderr.decode()}{done.stdout.decode()}"
     return done.stdout.decode()
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from helpers.postfix import PROJECT, age_settings
+from helpers.postfix import PROJECT, STUCK_SECONDS, age_settings
 
 # The name of the relay's account, which is also a part of other names.
 ACCOUNT = r"(?<![\w/-])postfix-relay(?![\w./-])"
@@ -50,7 +50,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=STUCK_SECONDS,
         )
         age_settings(self.config)
         return done

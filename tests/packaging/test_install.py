@@ -419,6 +419,7 @@ def changes_of(said: str) -> list[str]:
 
 
 def test_a_dry_run_says_just_what_a_run_does(machine: Machine, upgrade: Path) -> None:
+    on(machine, "20300101")
     for options in (["--networks", "192.168.1.0/24"], ["--maxproc", "4"], ["--uninstall"]):
         planned = machine.install("--dry-run", *options, project=upgrade)
         done = machine.install(*options, project=upgrade)

@@ -180,8 +180,9 @@ def wait_for_a_place(home: RelayHome, provider: Sandbox) -> None:
 def give_a_place(home: RelayHome) -> None:
     """Empty the window when a delivery waits."""
     wait_until(lambda: "WAITING: " in home.log())
+    # That is written under the lock, before the state is.
     with lock_held(home):
-        fill_window(home, 0)
+        home.put(WINDOW, b"{}")
 
 
 def refusal(home: RelayHome, provider: Sandbox) -> None:
