@@ -54,5 +54,19 @@ apt_install() (
         # Until it is configured, it sends nothing and listens on this host alone.
         *" postfix "*) echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections ;;
     esac
-    apt-get update -q </dev/null && apt-get install -q -y --no-install-recommends "$@" </dev/null
+    # A machine that was just started brings itself up to date, and holds apt's locks; for the one of an update
+    # apt itself does not wait.
+    local options=(-q -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
+    again apt-get update "${options[@]}" </dev/null &&
+        apt-get install "${options[@]}" -y --no-install-recommends "$@" </dev/null
 )
+
+# again COMMAND...: runs it until it succeeds, three times at most.
+again() {
+    local pause
+    for pause in 10 30; do
+        ! "$@" || return 0
+        sleep "$pause"
+    done
+    "$@"
+}

@@ -4,6 +4,9 @@
 # shellcheck source=postfix/packages.sh
 . postfix/packages.sh
 
+# For the tests, too: a registry may be slow, or out of order for a minute.
+export PIP_DEFAULT_TIMEOUT=${PIP_DEFAULT_TIMEOUT:-60} PIP_RETRIES=${PIP_RETRIES:-8}
+
 # without_services COMMAND...: never starts the distribution's own Postfix, during an installation or, beyond
 # this host, at the next boot.
 without_services() (
@@ -37,7 +40,7 @@ make_venv() {
     fi
     rm -rf "$directory"
     if ! { "$interpreter" -m venv "$directory" &&
-        "$directory/bin/python" -m pip install -q --disable-pip-version-check "$@" &&
+        again "$directory/bin/python" -m pip install -q --disable-pip-version-check "$@" &&
         cp "$stamp" "$directory/stamp"; }; then
         fail "could not make the virtual environment $directory"
     fi

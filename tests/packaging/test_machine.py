@@ -1,4 +1,4 @@
-"""What run.sh and demo.sh install, with a package manager that only writes down what it is asked for."""
+"""What run.sh and demo.sh install, with package managers that only write down what they are asked for."""
 
 from __future__ import annotations
 
@@ -23,12 +23,25 @@ install_packages \
     '/no/such/*' debian-file fedora-file \
     '/et*' never never
 """
+# What breaks down once or more: with apt, and with pip in a virtual environment.
+DOWNLOADS = {
+    "apt": """\
+set -euo pipefail
+. postfix/packages.sh
+add_packages some-package
+""",
+    "pip": """\
+set -euo pipefail
+. tests/machine.sh
+make_venv "$1/venv" "$1/python" pyproject.toml some-package
+""",
+}
 
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """A PATH of just the commands that the script itself uses."""
-    for name in ("sort", "id", "bash"):
+    for name in ("sort", "id", "bash", "cmp", "cp", "mkdir", "rm"):
         found = shutil.which(name)
         assert found
         (tmp_path / name).symlink_to(found)
@@ -37,14 +50,24 @@ def programs(tmp_path: Path) -> Path:
 
 def add_manager(programs: Path, status: int = 0) -> None:
     """A dnf that prints its arguments and exits with STATUS."""
-    (programs / "dnf").write_text(f'#!{programs}/bash\necho "$@"\nexit {status}\n')
-    (programs / "dnf").chmod(0o755)
+    add_program(programs, "dnf", f'echo "$@"\nexit {status}')
+
+
+def add_program(programs: Path, name: str, body: str) -> None:
+    """A program of these commands."""
+    (programs / name).write_text(f"#!{programs}/bash\n{body}\n")
+    (programs / name).chmod(0o755)
 
 
 def install(programs: Path) -> subprocess.CompletedProcess[str]:
     """Run the installation of three things that are there and three that are not."""
+    return run_here(programs, INSTALL, sys.executable)
+
+
+def run_here(programs: Path, text: str, argument: object) -> subprocess.CompletedProcess[str]:
+    """Run commands with an argument in the project's directory."""
     return subprocess.run(
-        ["bash", "-c", INSTALL, "machine", sys.executable],
+        ["bash", "-c", text, "machine", str(argument)],
         cwd=PROJECT,
         env={**os.environ, "PATH": str(programs)},
         capture_output=True,
@@ -74,3 +97,29 @@ def test_an_unknown_distribution_ends_the_run(programs: Path) -> None:
     done = install(programs)
     assert (done.returncode, done.stdout) == (1, "")
     assert "neither apt nor dnf found" in done.stderr
+
+
+def download(programs: Path, tool: str, failures: int) -> tuple[int, list[str]]:
+    """The exit status of a download that fails so many times, and the calls that the tool had."""
+    calls = programs / "calls"
+    body = f'echo "$*" >>{calls}\nmapfile -t lines <{calls}\n[ ${{#lines[@]}} -gt {failures} ]'
+    add_program(programs, {"apt": "apt-get", "pip": "pip"}[tool], body)
+    # An interpreter whose environments have that pip, and nothing else.
+    add_program(programs, "python", f'mkdir -p "$3/bin"\ncp {programs}/pip "$3/bin/python"')
+    add_program(programs, "sleep", "exit 0")
+    done = run_here(programs, DOWNLOADS[tool], programs)
+    return done.returncode, calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize("tool", DOWNLOADS)
+def test_a_download_that_breaks_off_is_begun_again(programs: Path, tool: str) -> None:
+    status, calls = download(programs, tool, 2)
+    assert status == 0
+    assert calls[0] == calls[1] == calls[2]
+    assert calls[-1].endswith(" some-package")
+
+
+@pytest.mark.parametrize("tool", DOWNLOADS)
+def test_a_download_that_never_works_ends_the_run(programs: Path, tool: str) -> None:
+    status, calls = download(programs, tool, 99)
+    assert (status != 0, len(calls)) == (True, 3)

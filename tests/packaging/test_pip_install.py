@@ -24,7 +24,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(directory / "venv", with_pip=True)
     python = directory / "venv" / "bin" / "python"
     done = subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--no-deps", source], capture_output=True, timeout=300
+        [python, "-m", "pip", "install", "-q", "--no-deps", source], capture_output=True, timeout=900
     )
     assert done.returncode == 0, done.stderr.decode()
     return directory / "venv"
