@@ -165,6 +165,11 @@ class Machine:
         """The entry of the transport in master.cf, in a line with single blanks."""
         return " ".join(self.postconf("-M", "apirelay/unix").split())
 
+    def wait_until_empty(self) -> None:
+        """Return once no message is queued: time enough for one that was put off, too, which Postfix tries
+        again when the shipped settings say so."""
+        self.postfix.wait_until_empty(150)
+
     def files(self, endpoint: str = "", ca_file: Path | None = None) -> RelayFiles:
         """The installed files, for an admin to edit."""
         return RelayFiles(self.home, self.account, endpoint, ca_file)

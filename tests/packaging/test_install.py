@@ -221,7 +221,7 @@ def test_mail_is_delivered_once_the_two_files_are_edited(sandbox: Sandbox) -> No
         assert said.endswith("\nThe relay is ready.\n"), said
         machine.postfix.sendmail("alerts@domain.com", ["to@external.com"], mail(Subject="sendmail").decode())
         machine.postfix.smtp("alerts@domain.com", ["to@external.com"], mail(Subject="device").decode())
-        machine.postfix.wait_until_empty()
+        machine.wait_until_empty()
         assert sorted(message.subject for message in sandbox.accepted) == ["device", "sendmail"]
         assert files.log().count("DELIVERED") == 2
 
