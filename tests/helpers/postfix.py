@@ -11,7 +11,8 @@ import smtplib
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, TypeVar
@@ -49,6 +50,10 @@ SHIPPED_WAKEUP = 300
 TEST_WAKEUP = 2
 # No test waits for the shipped scans either: a deferred message comes back within seconds.
 TEST_SCANS = {"queue_run_delay": "2s", "minimal_backoff_time": "1s", "maximal_backoff_time": "1s"}
+# For a test that looks at deferred mail, which must not be on its way again meanwhile.
+ONE_ATTEMPT = {"minimal_backoff_time": "1h", "maximal_backoff_time": "1h"}
+# How long a test waits for what is on its way: a machine may stand still for many seconds.
+PATIENCE = 60.0
 
 PIPE_LINE = re.compile(
     r": (?P<queue_id>\w+): to=<(?P<recipient>[^>]*)>,(?: orig_to=<[^>]*>,)? relay=apirelay, .*"
@@ -202,7 +207,20 @@ class PrivatePostfix:
 
     def reload(self) -> None:
         """Make Postfix read its configuration again, as an admin does in the middle of deliveries."""
-        run("postfix", "-c", str(self.config), "reload")
+        with self.reloading():
+            run("postfix", "-c", str(self.config), "reload")
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Around what reloads Postfix: at its end nobody who takes mail, or hands it to deliveries, has the
+        old configuration. A delivery that is under way goes on."""
+        self.wait_for("the queue manager", lambda: "qmgr" in self.programs().values())
+        # A process has the name of its parent, master(8), before its own; one that is idle may serve another
+        # client after a reload.
+        old = {pid for pid, name in self.programs().items() if name in ("master", "qmgr", "smtpd")}
+        old.discard(self.master())
+        yield
+        self.wait_for("the reload", lambda: not old & set(self.processes()))
 
     def stop(self) -> None:
         """End Postfix and every command that it runs; nothing of it is alive afterwards. May be repeated."""
@@ -210,9 +228,7 @@ class PrivatePostfix:
             if pid == self.master():
                 signal_process(pid, signal.SIGTERM)
         if not self._gone_within(2):
-            for pid in self.processes():
-                signal_process(pid, signal.SIGKILL)
-            assert self._gone_within(5), f"still alive: {self.processes()}"
+            self.wait_for("the end of all", self._kill)
 
     def close(self) -> None:
         """Stop, and remove the directory with queue and log."""
@@ -237,6 +253,13 @@ class PrivatePostfix:
     def programs(self) -> dict[int, str]:
         """The names of what its processes run, by process id."""
         return {pid: read_of_process(pid, "comm").decode().strip() for pid in self.processes()}
+
+    def _kill(self) -> bool:
+        """Kill what is alive, and say whether nothing was: the last act of one may be to start another."""
+        alive = self.processes()
+        for pid in alive:
+            signal_process(pid, signal.SIGKILL)
+        return not alive
 
     def _gone_within(self, seconds: float) -> bool:
         limit = time.monotonic() + seconds
@@ -282,7 +305,7 @@ class PrivatePostfix:
         found = map(PIPE_LINE.search, self.log().splitlines())
         return [Outcome(**match.groupdict()) for match in found if match]
 
-    def wait_for(self, what: str, condition: Callable[[], Result], seconds: float = 30) -> Result:
+    def wait_for(self, what: str, condition: Callable[[], Result], seconds: float = PATIENCE) -> Result:
         """The first true result of CONDITION; AssertionError with Postfix's log after SECONDS without."""
         limit = time.monotonic() + seconds
         while not (result := condition()):
@@ -290,10 +313,18 @@ class PrivatePostfix:
             time.sleep(0.05)
         return result
 
-    def wait_until_empty(self, seconds: float = 30) -> None:
-        """Return once no message is queued; AssertionError with Postfix's log after SECONDS."""
+    def wait_until_empty(self, seconds: float = PATIENCE) -> None:
+        """Return once no message is queued, and the log says all about those that were; AssertionError with
+        the log after SECONDS."""
         # A listing can miss a message that changes its place meanwhile; the next one has it.
         self.wait_for("an empty queue", lambda: not self.queue() and not self.queue(), seconds)
+        self._complete_log()
+
+    def _complete_log(self) -> None:
+        """Return once all that Postfix has said so far is in its log: postlogd(8) writes it when it can."""
+        mark = f"mark {time.monotonic_ns()}"
+        run("postlog", "-c", str(self.config), mark)
+        self.wait_for("its log", lambda: mark in self.log())
 
 
 def read_of_process(pid: int, name: str) -> bytes:

@@ -37,19 +37,10 @@ class Relay(NamedTuple):
 
     def follow(self, text: str) -> str:
         """Run commands that end with a reload, and return what they print once it has come about."""
-        servers, reloads = self.servers(), self.postfix.log().count("reload -- version")
-        said = self.shell.run(text)
-
-        def is_new() -> bool:
-            done = self.postfix.log().count("reload -- version") > reloads
-            return done and not servers & self.servers() and is_open(self.smtps)
-
-        self.postfix.wait_for("the reload", is_new)
+        with self.postfix.reloading():
+            said = self.shell.run(text)
+        self.postfix.wait_for("port 465", lambda: is_open(self.smtps))
         return said
-
-    def servers(self) -> set[int]:
-        """The process ids of all smtpd(8)s; one that is idle may serve another client after a reload."""
-        return {pid for pid, name in self.postfix.programs().items() if name == "smtpd"}
 
     def context(self) -> ssl.SSLContext:
         """What a device knows that was given the relay's certificate."""
