@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.home import RelayHome
 from helpers.pipe import OUTPUT_LIMIT, Delivery, judge, pipe
-from helpers.pipe_cases import PIPE_CASES, TIME_LIMIT, PipeCase
+from helpers.pipe_cases import PIPE_CASES, PipeCase
 
 MESSAGE = b"Subject: model\n\nText.\n"
 
@@ -34,7 +34,7 @@ def play(stage: RelayHome, text: str, message: bytes = MESSAGE, limit: float = 2
 
 @pytest.mark.parametrize("case", PIPE_CASES, ids=lambda case: case.name)
 def test_every_end_of_a_command_has_its_verdict(stage: RelayHome, case: PipeCase) -> None:
-    delivery = play(stage, case.script(), limit=TIME_LIMIT)
+    delivery = play(stage, case.script(), limit=case.limit)
     assert (delivery.verdict, delivery.dsn) == (case.verdict, case.dsn)
     assert delivery.text == case.output + "\n"
 

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers.home import RelayHome
-from helpers.pipe_cases import PIPE_CASES, TIME_LIMIT, PipeCase
-from helpers.postfix import Outcome, PrivatePostfix
+from helpers.parallel import each
+from helpers.pipe_cases import LONG_LIMIT, PIPE_CASES, SHORT_LIMIT, PipeCase
+from helpers.postfix import ONE_ATTEMPT, Outcome, PrivatePostfix
 
 # The first recipient's local part names the command that plays the case.
 DISPATCHER = '#!/bin/sh\nexec "${0%/*}/${3%@*}"\n'
-ONE_ATTEMPT = {
-    "apirelay_time_limit": f"{TIME_LIMIT}s",
-    "minimal_backoff_time": "1h",
-    "maximal_backoff_time": "1h",
-}
+
+
+def outcomes(home: RelayHome, limit: int) -> list[Outcome]:
+    """What Postfix makes of the first attempt at each case of a time limit."""
+    settings = {**ONE_ATTEMPT, "apirelay_time_limit": f"{limit}s"}
+    numbers = [number for number, case in enumerate(PIPE_CASES) if case.limit == limit]
+    with PrivatePostfix(home.script, user=home.account.pw_name, maxproc=8, settings=settings) as postfix:
+        for number in numbers:
+            postfix.sendmail("", [f"case{number}@domain.com"], "Subject: case\n\nText.\n")
+        postfix.wait_for("all cases", lambda: len(postfix.outcomes()) == len(numbers))
+        return postfix.outcomes()
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """What Postfix made of the first attempt at each case, by the recipient's local part."""
     source = tmp_path_factory.mktemp("stage") / "dispatcher"
     source.write_text(DISPATCHER)
     with RelayHome("https://localhost:1", None, source) as home:
         for number, case in enumerate(PIPE_CASES):
             home.put(f"case{number}", case.script().encode(), 0o755)
-        with PrivatePostfix(
-            home.script, user=home.account.pw_name, maxproc=8, settings=ONE_ATTEMPT
-        ) as postfix:
-            for number in range(len(PIPE_CASES)):
-                postfix.sendmail("", [f"case{number}@domain.com"], "Subject: case\n\nText.\n")
-            postfix.wait_for("all cases", lambda: len(postfix.outcomes()) == len(PIPE_CASES), 60)
-            yield {outcome.recipient.partition("@")[0]: outcome for outcome in postfix.outcomes()}
+        found = each(partial(outcomes, home), (LONG_LIMIT, SHORT_LIMIT), workers=2)
+        return {outcome.recipient.partition("@")[0]: outcome for part in found for outcome in part}
 
 
 @pytest.mark.parametrize("case", PIPE_CASES, ids=lambda case: case.name)
