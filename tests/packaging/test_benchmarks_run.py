@@ -24,7 +24,7 @@ ALIKE = Usage(0.1, 0.2, 30.0)
 def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command with the fewest runs."""
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--runs", "1", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def lines(output: str, path: str) -> list[str]:
@@ -69,12 +69,13 @@ def test_a_comparison_fails_where_a_path_has_become_dearer(tmp_path: Path) -> No
     file = tmp_path / "figures.json"
     benchmark("--save", file, "deferral", "reject")
 
-    doctor(file, ["deferral", "reject"], 3)
+    # Far away: what a single run takes can be many times as much as another.
+    doctor(file, ["deferral", "reject"], 1000)
     cheaper = benchmark("--compare", file, "deferral", "reject")
     assert cheaper.returncode == 0, cheaper.stdout + cheaper.stderr
     assert "dearer" not in cheaper.stdout
 
-    doctor(file, ["reject"], 0.2)
+    doctor(file, ["reject"], 0.0001)
     dearer = benchmark("--compare", file, "deferral", "reject")
     assert dearer.returncode == 1, dearer.stdout + dearer.stderr
     assert dearer.stdout.splitlines()[-1].endswith(": reject")

@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "storms.py"
 def storms(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command in its short form."""
     command = [sys.executable, str(PROGRAM), "--quick", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_a_storm_is_measured_and_kept(tmp_path: Path) -> None:
