@@ -220,7 +220,7 @@ class PrivatePostfix:
         old = {pid for pid, name in self.programs().items() if name in ("master", "qmgr", "smtpd")}
         old.discard(self.master())
         yield
-        self.wait_for("the reload", lambda: not old & set(self.processes()))
+        self.wait_for("the reload", lambda: not any(read_of_process(pid, "comm") for pid in old))
 
     def stop(self) -> None:
         """End Postfix and every command that it runs; nothing of it is alive afterwards. May be repeated."""
@@ -255,15 +255,18 @@ class PrivatePostfix:
         return {pid: read_of_process(pid, "comm").decode().strip() for pid in self.processes()}
 
     def _kill(self) -> bool:
-        """Kill what is alive, and say whether nothing was: the last act of one may be to start another."""
-        alive = self.processes()
-        for pid in alive:
+        """Kill what is alive, and say whether nothing is: the last act of one may be to start another."""
+        for pid in self.processes():
             signal_process(pid, signal.SIGKILL)
-        return not alive
+        return self._is_gone()
+
+    def _is_gone(self) -> bool:
+        # A look can miss one that becomes another program meanwhile, or whose parent ends.
+        return not self.processes() and not self.processes()
 
     def _gone_within(self, seconds: float) -> bool:
         limit = time.monotonic() + seconds
-        while self.processes():
+        while not self._is_gone():
             if time.monotonic() > limit:
                 return False
             time.sleep(0.02)

@@ -32,7 +32,9 @@ def test_a_storm_is_measured_and_kept(tmp_path: Path) -> None:
     assert storm["ratio with pace"] == pytest.approx(storm["drain"] / (5 * pace["pace"]))
     for run in (pace, storm):
         assert 0.01 < run["CPU per message"]["relay"] < 5
-        assert 0 < run["CPU per message"]["provider"] < 1
+        assert 0 <= run["CPU per message"]["provider"] < 5
+    # For few messages a fast machine takes less than the hundredths that are counted.
+    assert pace["CPU per message"]["provider"] > 0
     [line] = [line for line in done.stdout.splitlines() if line.startswith("wait-5 ")]
     assert f"{storm['drain']:.1f} s" in line
 
