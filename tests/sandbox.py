@@ -77,7 +77,8 @@ class Answer(NamedTuple):
 
     Without a `status` the request is judged as the real service would, and only delivered in another way.
     With one it is answered unread, and accepted only where `accept` or the action says so.
-    `delay` is in seconds: before the answer, or with "drip" between its bytes.
+    `delay` is in seconds: before the answer, or with "drip" between its bytes. Where there is a `gate`, it is
+    answered once a test opens that.
     """
 
     status: int | None = None
@@ -87,6 +88,7 @@ class Answer(NamedTuple):
     action: Action = "normal"
     accept: bool = False
     times: int | None = 1
+    gate: threading.Event | None = None
 
 
 class Recorded(NamedTuple):
@@ -206,6 +208,8 @@ class Provider:
         self.max_send_rate = 14.0
         self.daily_quota = 50000.0
         self.sent_today = 1.0
+        # By how many seconds its clock is ahead.
+        self.clock_ahead = 0.0
         # None: every address is a mailbox and a verified identity.
         self.mailboxes: set[str] | None = None
 
@@ -606,7 +610,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: Answer, scripted: Answer) -> None:
         """Write an answer in the way that the script wants."""
-        pause = self.server.stopping.wait
+        stopping = self.server.stopping
+        while scripted.gate and not scripted.gate.wait(0.05) and not stopping.is_set():
+            pass
+        pause = stopping.wait
         if scripted.action == "drip":
             for byte in self._head(reply, len(reply.body)) + reply.body:
                 self.connection.sendall(bytes([byte]))
@@ -627,7 +634,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _head(self, reply: Answer, length: int) -> bytes:
         """Status line and header fields, `length` being the Content-Length that is claimed."""
         status = reply.status or 200
-        fields = {"Date": self.date_time_string(), "Content-Length": str(length), **reply.headers}
+        date = self.date_time_string(time.time() + self.server.sandbox.clock_ahead)
+        fields = {"Date": date, "Content-Length": str(length), **reply.headers}
         lines = [f"HTTP/1.1 {status} {responses.get(status, '')}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from conftest import Deliver
@@ -45,12 +46,14 @@ def test_a_home_that_turns_read_only_meanwhile(
     home.secrets(API_EXPIRATION_DATE=soon)
     if provider == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1", API_EXPIRATION_DATE=soon)
-    sandbox.answer("sendMail" if provider == "graph" else "ses", Answer(delay=0.5))
+    gate = Event()
+    sandbox.answer("sendMail" if provider == "graph" else "ses", Answer(gate=gate))
     with ThreadPoolExecutor() as pool:
         future = pool.submit(deliver, mail(), "to@external.com", sender=STRANGER)
         sandbox.wait_for(1)
         home.path.chmod(0o555)
         (home.path / LOG).chmod(0o400)
+        gate.set()
         delivery = future.result()
     assert delivery[:3] == ("sent", "2.0.0", 0)
     assert delivery.text.startswith("2.0.0 ")

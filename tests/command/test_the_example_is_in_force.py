@@ -8,8 +8,9 @@ import pytest
 from conftest import Deliver
 from helpers.home import SCRIPT, RelayHome
 from helpers.mail import mail
-from helpers.state import put_calls
+from helpers.state import open_slots, put_calls
 from helpers.variants import use_ses
+from helpers.waiting import FAR, WINDOW_SECONDS, background
 from sandbox import Sandbox
 
 EXAMPLE = json.loads((SCRIPT.parent / "relay-config.json.example").read_text(encoding="utf-8"))
@@ -24,11 +25,12 @@ def example(home: RelayHome) -> RelayHome:
     return home
 
 
-def test_a_message_waits_for_its_place_in_graphs_limit(
-    sandbox: Sandbox, example: RelayHome, deliver: Deliver
-) -> None:
-    put_calls(example, [59.0] * 27 + [57.0])
-    assert deliver(mail(), "to@external.com").verdict == "sent"
+def test_a_message_waits_for_its_place_in_graphs_limit(example: RelayHome) -> None:
+    put_calls(example, [WINDOW_SECONDS - FAR] * 28)
+    with background(example) as start:
+        waiting = start("waits")
+        open_slots(example, 28)
+        assert waiting.result().verdict == "sent"
     assert "WAITING: rate limit reached (28/28 per minute), a place opens at " in example.log()
 
 

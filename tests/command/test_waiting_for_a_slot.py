@@ -7,20 +7,35 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Event
+from types import ModuleType
 
 import pytest
 from conftest import Deliver
 from helpers.accounting import read_process
 from helpers.home import RelayHome
 from helpers.mail import mail
-from helpers.parallel import each
+from helpers.pipe import Delivery
 from helpers.script import change_constants
-from helpers.state import WINDOW, held_notices, lock_held, put_calls, read
+from helpers.state import WINDOW, held_notices, let_calls_count_for_long, lock_held, open_slots, read
 from helpers.storm_figures import busiest
+from helpers.strace import TRACE_ALARMS, alarms, command, read_calls, trace_file
 from helpers.variants import use_ses
-from helpers.waiting import SOON, Start, background, expect_full, occupy, processes
-from sandbox import Answer, Sandbox, graph_error
+from helpers.waiting import (
+    FAR,
+    SOON,
+    Start,
+    background,
+    expect_full,
+    occupy,
+    process_state,
+    processes,
+    stopped,
+    wait_until,
+)
+from sandbox import Accepted, Answer, Sandbox, graph_error
 
 STRANGER = "stranger@else.com"
 
@@ -49,11 +64,21 @@ def cpu(pid: int) -> float:
     return process.first_thread
 
 
-def peak_memory(pid: int) -> int:
-    """The most memory that a process has had so far, in KiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+def status_number(pid: int, name: str) -> int:
+    """A number in what proc(5) tells of a process."""
+    found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that a process has had so far, in KiB."""
+    return status_number(pid, "VmHWM")
+
+
+def wake_ups(pid: int) -> int:
+    """How often a process has gone to sleep so far."""
+    return status_number(pid, "voluntary_ctxt_switches")
 
 
 @pytest.mark.parametrize("provider", ["graph", "ses"])
@@ -62,7 +87,7 @@ def test_a_slot_is_taken_as_it_opens(
 ) -> None:
     if provider == "ses":
         use_ses(home)
-    opened, _ = occupy(home, 1.5, 40)
+    opened, _ = occupy(home, 1.5, FAR)
     assert deliver(mail(Subject="waits"), "to@external.com") == ("sent", "2.0.0", 0, b"")
     assert list(sent_at(sandbox)) == ["waits"]
     assert min(request.when for request in sandbox.requests) >= opened
@@ -71,18 +96,25 @@ def test_a_slot_is_taken_as_it_opens(
 
 
 def test_the_time_of_a_delivery_begins_after_its_wait(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+    relay: ModuleType, home: RelayHome, start: Start
 ) -> None:
-    change_constants(home, HARD_STOP_SECONDS=8)
-    occupy(home, 6)
-    sandbox.answer("sendMail", Answer(delay=4))
-    assert deliver(mail(), "to@external.com").verdict == "sent"
+    occupy(home, FAR)
+    with trace_file(home) as file:
+        waiting = start("waits", prefix=command(file, TRACE_ALARMS))
+        time.sleep(1.5)
+        open_slots(home)
+        assert waiting.result().verdict == "sent"
+        first, second, last = alarms(read_calls(file.read_text()))
+    assert first == (relay.HARD_STOP_SECONDS, 0)
+    # All of it again, although some was over.
+    assert second.seconds == relay.HARD_STOP_SECONDS > second.left
+    assert last.seconds == relay.AFTERWARDS_SECONDS
 
 
 def test_a_slot_that_opens_too_late_is_not_waited_for(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    occupy(home, 40, 50, wait=30)
+    occupy(home, FAR, FAR + 5, wait=5)
     began = time.monotonic()
     expect_full(deliver(mail(), "to@external.com"), "2/2")
     assert time.monotonic() - began < SOON
@@ -93,7 +125,7 @@ def test_a_slot_that_opens_too_late_is_not_waited_for(
 def test_without_leave_nobody_waits(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, wait: int | None
 ) -> None:
-    occupy(home, 30)
+    occupy(home, FAR)
     home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_MAX_WAIT_SECONDS=wait)
     began = time.monotonic()
     expect_full(deliver(mail(), "to@external.com"), "1/1")
@@ -102,56 +134,69 @@ def test_without_leave_nobody_waits(
 
 
 def test_the_slot_of_a_waiter_is_no_one_elses(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
-    [opened] = occupy(home, 4)
+    occupy(home, FAR)
     first = start("first")
-    second = start("second").result(0)
-    assert (second.verdict, second.dsn, second.status) == ("deferred", "4.4.5", 75)
-    assert re.search(r"rate limit reached \(\d+/1 per minute\), deferring", second.text)
+    expect_full(start("second").result(0), "1/1")
+    open_slots(home)
     assert first.result().verdict == "sent"
-    expect_just_after(sent_at(sandbox)["first"], opened)
-    assert len(sandbox.accepted) == 1
+    assert list(sent_at(sandbox)) == ["first"]
 
 
 def test_first_in_first_out(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
-    opened = occupy(home, 3, 3.7, 4.4, 5.1)
+    occupy(home, *[FAR] * 4)
     names = ["one", "two", "three", "four"]
     waiting = [start(name) for name in names]
-    assert [delivery.result().verdict for delivery in waiting] == ["sent"] * 4
-    assert list(sent_at(sandbox)) == names
-    for name, slot in zip(names, opened):
-        expect_just_after(sent_at(sandbox)[name], slot)
+    # Of several that are open at a time each has its own, and they are taken in any order.
+    for number, delivery in enumerate(waiting, 1):
+        open_slots(home)
+        assert delivery.result().verdict == "sent"
+        assert list(sent_at(sandbox)) == names[:number]
 
 
 def test_a_newcomer_does_not_pass_who_waits(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
-    [opened] = occupy(home, 4)
+    occupy(home, FAR)
     waiting = start("waits")
     [pid] = processes(home, "waits")
     # It sleeps through the moment at which its slot opens, as a busy machine may let it.
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(max(0.0, opened - time.monotonic()) + 0.1)
-    newcomer = start("newcomer")
-    os.kill(pid, signal.SIGCONT)
+    with stopped(home, pid):
+        open_slots(home)
+        newcomer = start("newcomer").result()
     assert waiting.result().verdict == "sent"
-    assert newcomer.result().verdict == "deferred"
+    assert newcomer.verdict == "deferred"
     assert list(sent_at(sandbox)) == ["waits"]
 
 
 def test_four_at_a_time_never_pass_the_limit_and_nobody_starves(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+    sandbox: Sandbox, home: RelayHome, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window, limit = 3, 3
     change_constants(home, WINDOW_SECONDS=window)
-    # Of four at a time the last has to wait for two windows at most. Who starves would be deferred.
-    home.configure(RATE_LIMIT_PER_MINUTE=limit, RATE_LIMIT_MAX_WAIT_SECONDS=2 * window + 1)
+    # How long somebody waits depends on the machine; that nobody is passed by others does not.
+    home.configure(RATE_LIMIT_PER_MINUTE=limit, RATE_LIMIT_MAX_WAIT_SECONDS=300)
     names = [f"number {number}" for number in range(10)]
-    deliveries = each(lambda name: deliver(mail(Subject=name), "to@external.com"), names, workers=4)
-    assert [delivery.verdict for delivery in deliveries] == ["sent"] * len(names)
+    claims = []
+
+    def claim(message: Accepted) -> None:
+        """Count the calls in the window, and those who came before this message and still wait."""
+        state = read(home, WINDOW)
+        line = {pid for _, pid, _ in state.get("waiting", [])}
+        before = [name for name in names[: names.index(message.subject)] if line & set(processes(home, name))]
+        claims.append(len(state["calls"]) + len(before))
+
+    monkeypatch.setattr(sandbox, "on_accepted", claim)
+    deliveries: list[Future[Delivery]] = []
+    for name in names:
+        wait_until(lambda: sum(not delivery.done() for delivery in deliveries) < 4)
+        deliveries.append(start(name))
+    assert [delivery.result().verdict for delivery in deliveries] == ["sent"] * len(names)
     assert sorted(sent_at(sandbox)) == names
-    assert busiest(list(sent_at(sandbox).values()), window) == limit
+    assert busiest(list(sent_at(sandbox).values()), window) <= limit
+    # There is a place left for everybody who came earlier.
+    assert max(claims) <= limit
 
 
 def test_who_waits_holds_no_lock(home: RelayHome, start: Start) -> None:
-    [opened] = occupy(home, 6)
+    [opened] = occupy(home, FAR)
     waiting = start("waits")
     # Each time at most for as long as a state file takes to write.
     for _ in range(10):
@@ -159,6 +204,7 @@ def test_who_waits_holds_no_lock(home: RelayHome, start: Start) -> None:
             time.sleep(0.05)
     assert time.monotonic() < opened
     assert not waiting.done()
+    open_slots(home)
     assert waiting.result().verdict == "sent"
 
 
@@ -168,15 +214,20 @@ def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
     use_ses(home)
     # The first start of all compiles the program, which takes some memory more; it leaves that to the others.
     assert deliver(mail(), "to@external.com").verdict == "sent"
-    occupy(home, 6)
+    occupy(home, FAR)
     body = b"A line of text.\n" * (20 * 1024 * 1024 // 16)
     waiting = start("large", body)
     [pid] = processes(home, "large")
-    before = cpu(pid)
+    wait_until(lambda: process_state(pid) == b"S")
+    began, woken, used = time.monotonic(), wake_ups(pid), cpu(pid)
     time.sleep(2.5)
-    assert cpu(pid) - before < 0.005
+    woken, used, seconds = wake_ups(pid) - woken, cpu(pid) - used, time.monotonic() - began
+    # Once a second; what the host of a virtual machine takes may be charged to who runs at that moment.
+    assert woken <= 3 * seconds
+    assert used < 0.1 * seconds
     assert peak_memory(pid) <= 20 * 1024
     assert not waiting.done()
+    open_slots(home)
     assert waiting.result().verdict == "sent"
     [_, message] = sandbox.accepted
     assert message.raw.endswith(b"\r\n\r\n" + body.replace(b"\n", b"\r\n"))
@@ -186,26 +237,29 @@ def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
 def test_a_signal_keeps_the_mail_and_gives_the_slot_to_the_next(
     sandbox: Sandbox, home: RelayHome, start: Start, number: signal.Signals
 ) -> None:
-    opened = occupy(home, 4, 5)
+    opened, _ = occupy(home, FAR, FAR + 1)
     struck, behind = start("struck"), start("behind")
     [pid] = processes(home, "struck")
     os.kill(pid, number)
-    delivery = struck.result(SOON)
+    delivery = struck.result()
+    assert time.monotonic() < opened
     assert delivery.verdict == "deferred"
     assert delivery.status in (75, -number)
     assert sandbox.requests == []
     later = start("later")
+    open_slots(home, 2)
+    # Two slots for two, neither of which was lost with who was to have it: no other opens in time.
     assert [behind.result().verdict, later.result().verdict] == ["sent", "sent"]
-    # Two slots for two: neither of them was lost with who was to have it.
-    assert max(sent_at(sandbox).values()) <= opened[1] + SOON
 
 
 def test_a_pause_that_begins_in_the_wait_is_kept(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
     """One message is on its way, another waits; then the provider asks for fewer."""
-    [opened, _] = occupy(home, 15, -1)
-    answer = graph_error(429, "ApplicationThrottled", "Too many requests.", {"Retry-After": "30"})
-    sandbox.answer("sendMail", answer._replace(delay=1.5))
+    [opened, _] = occupy(home, FAR, -1)
+    answer = graph_error(429, "ApplicationThrottled", "Too many requests.", {"Retry-After": "300"})
+    gate = Event()
+    sandbox.answer("sendMail", answer._replace(gate=gate))
     refused, waiting = start("refused"), start("waits")
+    gate.set()
     assert refused.result().dsn == "4.4.5"
     delivery = waiting.result()
     assert delivery[:3] == ("deferred", "4.4.5", 75)
@@ -217,20 +271,23 @@ def test_a_pause_that_begins_in_the_wait_is_kept(sandbox: Sandbox, home: RelayHo
 def test_a_notice_does_not_pass_who_waits(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
     """SES's notices have no slots of their own: the one that opens belongs to the message that waits."""
     use_ses(home)
-    occupy(home, 4, -1)
-    sandbox.answer("ses", Answer(delay=5))
+    occupy(home, FAR, -1)
+    gate = Event()
+    sandbox.answer("ses", Answer(gate=gate))
     noticed, waiting = start("noticed", sender=STRANGER), start("waits")
     [pid] = processes(home, "waits")
-    os.kill(pid, signal.SIGSTOP)
-    assert noticed.result().verdict == "sent"
-    assert list(sent_at(sandbox)) == ["noticed"]
-    assert held_notices(home, "override") == {STRANGER: 1}
-    os.kill(pid, signal.SIGCONT)
+    with stopped(home, pid):
+        open_slots(home)
+        gate.set()
+        assert noticed.result().verdict == "sent"
+        assert list(sent_at(sandbox)) == ["noticed"]
+        assert held_notices(home, "override") == {STRANGER: 1}
     assert waiting.result().verdict == "sent"
     assert list(sent_at(sandbox)) == ["noticed", "waits"]
 
 
 def test_each_sender_has_a_window_of_its_own(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    let_calls_count_for_long(home)
     home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_SCOPE="sender", NOTIFY_ON_OVERRIDE=False)
     assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
     # Those that go out from the default address share its mailbox.
@@ -289,34 +346,32 @@ def test_otherwise_all_senders_share_one(
 def test_a_sender_that_waits_holds_up_no_other(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, start: Start
 ) -> None:
-    change_constants(home, WINDOW_SECONDS=6)
-    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_MAX_WAIT_SECONDS=20, RATE_LIMIT_SCOPE="sender")
+    home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_MAX_WAIT_SECONDS=300, RATE_LIMIT_SCOPE="sender")
     assert deliver(mail(Subject="first"), "to@external.com").verdict == "sent"
     waiting = start("waits")
     other = deliver(mail(From=None, Subject="other"), "to@external.com", sender="network@domain.com")
     assert other.verdict == "sent"
     assert not waiting.done()
+    open_slots(home)
     assert waiting.result().verdict == "sent"
-    sent = sent_at(sandbox)
-    assert list(sent) == ["first", "other", "waits"]
-    assert sent["waits"] - sent["first"] >= 6
+    assert list(sent_at(sandbox)) == ["first", "other", "waits"]
 
 
 def test_one_message_of_a_mailbox_waits_and_the_others_leave_the_processes_to_others(
     sandbox: Sandbox, home: RelayHome, start: Start
 ) -> None:
     """Even where the window opens for another one just after."""
-    [opened, _] = occupy(home, 4, 4.1, RATE_LIMIT_SCOPE="sender")
+    occupy(home, FAR, FAR + 0.1, RATE_LIMIT_SCOPE="sender")
     first = start("first")
     expect_full(start("second").result(), "2/2", "alerts@domain.com")
-    assert time.monotonic() < opened
+    open_slots(home)
     assert first.result().verdict == "sent"
     assert [message.subject for message in sandbox.accepted] == ["first"]
 
 
 def test_a_place_that_is_given_back_is_taken_at_once(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
-    [opened] = occupy(home, 15)
+    [opened] = occupy(home, FAR)
     waiting = start("waits")
-    put_calls(home, [])
+    open_slots(home)
     assert waiting.result().verdict == "sent"
     assert time.monotonic() < opened

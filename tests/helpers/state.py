@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers.home import RelayHome
+from helpers.script import change_constants
 
 WINDOW = ".rate-limit-state"
 NOTICES = ".notice-state"
@@ -35,10 +36,30 @@ def fill_window(home: RelayHome, calls: int) -> None:
 
 
 def put_calls(home: RelayHome, ages: Iterable[float]) -> None:
-    """Let these be the calls in the window, each so many seconds after its end."""
+    """Let these be the calls in the window, each so many seconds after its end, and nobody in its line.
+
+    Where processes of the relay run the lock has to be held: one that has just written the state would take
+    this for its own writing.
+    """
     now = clock()
     calls = [[now - age - 1, now - age, 1] for age in ages]
     home.put(WINDOW, json.dumps({"calls": calls}).encode())
+
+
+def open_slots(home: RelayHome, number: int = 1) -> None:
+    """Let so many of the calls that have ended leave the window now; who waits stays in line."""
+    with lock_held(home):
+        state = read(home, WINDOW)
+        ended = [call for call in state["calls"] if call[1] is not None]
+        assert len(ended) >= number
+        for call in ended[:number]:
+            state["calls"].remove(call)
+        home.put(WINDOW, json.dumps(state).encode())
+
+
+def let_calls_count_for_long(home: RelayHome) -> None:
+    """Change the installed copy so that no call leaves the window before a test has ended."""
+    change_constants(home, WINDOW_SECONDS=3600)
 
 
 @contextmanager

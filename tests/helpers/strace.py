@@ -136,6 +136,22 @@ def failing_at(call: Call, path: Path, error: str) -> list[str]:
     return ["-P", str(path), "-e", f"inject={call.name}:error={error}:when={call.ordinal}"]
 
 
+class Alarm(NamedTuple):
+    """An alarm that a process has set: in how many seconds, and how many were left of the one before."""
+
+    seconds: int
+    left: int
+
+
+TRACE_ALARMS = ("-e", "trace=alarm")
+
+
+def alarms(calls: Sequence[Call]) -> list[Alarm]:
+    """The alarms that were set, in their order."""
+    found = (re.fullmatch(r"alarm\((\d+)\) += (\d+)", call.text) for call in calls)
+    return [Alarm(*map(int, match.groups())) for match in found if match]
+
+
 def sent_by(calls: Sequence[Call]) -> int:
     """How many of the calls wrote to a socket."""
     return sum(call.sends for call in calls)

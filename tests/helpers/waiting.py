@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
-from helpers.postfix import read_of_process
-from helpers.state import WINDOW, put_calls, read
+from helpers.postfix import read_of_process, signal_process
+from helpers.state import WINDOW, lock_held, put_calls, read
 
 WINDOW_SECONDS = 60
-# A start of the relay, a token and the call itself, on a machine that does much else; what must not be waited
-# for has to be further away.
-SOON = 10.0
+# A start of the relay, a token and the call itself, on a machine that does much else, or stands still for
+# seconds; what must not be waited for has to be further away.
+SOON = 25.0
+# When a slot opens that is to open only as a test opens it.
+FAR = 50.0
+# For as long as this a delivery waits for such a slot, and not for the one after it.
+PATIENCE = 55
 
 # Starts a delivery of a message with this subject, which is its queue id, too.
 Start = Callable[..., "Future[Delivery]"]
 
 
-def occupy(home: RelayHome, *seconds: float, wait: int = 20, **config: object) -> list[float]:
+def occupy(home: RelayHome, *seconds: float, wait: int = PATIENCE, **config: object) -> list[float]:
     """Fill the window so that a slot opens after each of these times, and let deliveries wait for one.
 
     Returns the monotonic times at which they open.
@@ -49,16 +55,34 @@ def background(home: RelayHome) -> Iterator[Start]:
     ended."""
     with ThreadPoolExecutor(16) as threads:
 
-        def start(subject: str, body: bytes = b"Text.\n", **options: str) -> Future[Delivery]:
+        def start(subject: str, body: bytes = b"Text.\n", **options: Any) -> Future[Delivery]:
             message = mail(body, Subject=subject)
-            delivery = threads.submit(pipe, home, message, "to@external.com", queue_id=subject, **options)  # type: ignore[arg-type]
+            delivery = threads.submit(pipe, home, message, "to@external.com", queue_id=subject, **options)
             wait_until(lambda: delivery.done() or set(processes(home, subject)) & in_state(home))
             return delivery
 
         yield start
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+@contextmanager
+def stopped(home: RelayHome, pid: int) -> Iterator[None]:
+    """Stop a process of the relay for this long, at a moment when it does not hold the lock."""
+    try:
+        # It names itself in the state before it lets go of the lock.
+        with lock_held(home):
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: process_state(pid) == b"T")
+        yield
+    finally:
+        signal_process(pid, signal.SIGCONT)
+
+
+def process_state(pid: int) -> bytes:
+    """The letter that proc(5) gives for what a process does; empty when it is gone."""
+    return read_of_process(pid, "stat").rpartition(b")")[2].strip()[:1]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Return once the condition is true; AssertionError after so many seconds."""
     limit = time.monotonic() + seconds
     while not condition():
