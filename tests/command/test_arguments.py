@@ -22,7 +22,7 @@ def test_a_recipient_in_place_of_the_client_address_is_told_of(
     sandbox: Sandbox, home: RelayHome, recipients: int
 ) -> None:
     envelope = [f"to{number}@external.com" for number in range(recipients)]
-    delivery = run(home, [str(home.script), "alerts@domain.com", "4ZxTestQid", *envelope], mail(), 20)
+    delivery = run(home, [str(home.script), "alerts@domain.com", "4ZxTestQid", *envelope], mail())
     assert delivery[:3] == ("deferred", "4.3.5", 75)
     assert "${client_address}" in delivery.text
     assert "master.cf" in delivery.text
@@ -43,7 +43,7 @@ def test_a_recipient_in_place_of_the_client_address_is_told_of(
     ids=str,
 )
 def test_wrong_arguments_defer(sandbox: Sandbox, home: RelayHome, arguments: list[str]) -> None:
-    delivery = run(home, [str(home.script), *arguments], mail(), 20)
+    delivery = run(home, [str(home.script), *arguments], mail())
     assert delivery[:3] == ("deferred", "4.3.5", 75)
     assert sandbox.requests == []
 
@@ -96,7 +96,7 @@ def test_two_dashes_end_the_options(home: RelayHome, deliver: Deliver) -> None:
 
 
 def test_help_names_the_contract_and_every_setting(home: RelayHome) -> None:
-    delivery = run(home, [str(home.script), "--help"], b"", 20)
+    delivery = run(home, [str(home.script), "--help"], b"")
     assert delivery.status == 0
     text = delivery.text.lower()
     for word in ("--home", "exit status", "75", "relay-config.json", "api-secrets.json"):
@@ -107,6 +107,6 @@ def test_help_names_the_contract_and_every_setting(home: RelayHome) -> None:
 
 
 def test_version(home: RelayHome) -> None:
-    delivery = run(home, [str(home.script), "--version"], b"", 20)
+    delivery = run(home, [str(home.script), "--version"], b"")
     assert delivery.status == 0
     assert re.fullmatch(r"postfix-api-relay \d+\.\d+\.\d+\n", delivery.text)

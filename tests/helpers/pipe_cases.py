@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from helpers.pipe import Verdict
+from helpers.pipe import TIME_LIMIT, Verdict
 
-# Seconds: for commands that do not end, which are to print before it, and for those that do.
-SHORT_LIMIT, LONG_LIMIT = 5, 60
+# Seconds, for commands that do not end: each is to have said something by then.
+SHORT_LIMIT = 10
 
 
 class PipeCase(NamedTuple):
@@ -17,7 +17,7 @@ class PipeCase(NamedTuple):
     end: str
     verdict: Verdict
     dsn: str
-    limit: int = LONG_LIMIT
+    limit: int = TIME_LIMIT
 
     @property
     def name(self) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.home import RelayHome
 from helpers.parallel import each
-from helpers.pipe_cases import LONG_LIMIT, PIPE_CASES, SHORT_LIMIT, PipeCase
+from helpers.pipe import TIME_LIMIT
+from helpers.pipe_cases import PIPE_CASES, SHORT_LIMIT, PipeCase
 from helpers.postfix import ONE_ATTEMPT, Outcome, PrivatePostfix
 
 # The first recipient's local part names the command that plays the case.
@@ -34,7 +35,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     with RelayHome("https://localhost:1", None, source) as home:
         for number, case in enumerate(PIPE_CASES):
             home.put(f"case{number}", case.script().encode(), 0o755)
-        found = each(partial(outcomes, home), (LONG_LIMIT, SHORT_LIMIT), workers=2)
+        found = each(partial(outcomes, home), (TIME_LIMIT, SHORT_LIMIT), workers=2)
         return {outcome.recipient.partition("@")[0]: outcome for part in found for outcome in part}
 
 
