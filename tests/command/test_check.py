@@ -186,6 +186,10 @@ def secret(**changes: object) -> Callable[[Chain], object]:
     return lambda chain: chain.secrets(**changes)
 
 
+def credentials_until(days: int) -> Callable[[Chain], object]:
+    return lambda chain: chain.secrets(API_EXPIRATION_DATE=in_days(days))
+
+
 FILE_FAULTS = {
     "no configuration": fault(
         "FAIL",
@@ -348,20 +352,20 @@ FILE_FAULTS = {
     ),
     "credentials that end soon": fault(
         "warn",
-        secret(API_EXPIRATION_DATE=in_days(30)),
-        f"the credentials end in 30 days, on {in_days(30)}",
+        credentials_until(30),
+        "the credentials end in 30 days, on DAY(30)",
         f"make new ones, and {EDIT_SECRETS}",
     ),
     "credentials that end today": fault(
         "FAIL",
-        secret(API_EXPIRATION_DATE=in_days(0)),
-        f"the credentials end today, on {in_days(0)}",
+        credentials_until(0),
+        "the credentials end today, on DAY(0)",
         f"make new ones, and {EDIT_SECRETS}",
     ),
     "credentials that have ended": fault(
         "FAIL",
-        secret(API_EXPIRATION_DATE=in_days(-3)),
-        f"the credentials ended 3 days ago, on {in_days(-3)}",
+        credentials_until(-3),
+        "the credentials ended 3 days ago, on DAY(-3)",
         f"make new ones, and {EDIT_SECRETS}",
     ),
 }

@@ -15,7 +15,16 @@ from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.script import change_constants
-from helpers.state import NOTICES, WINDOW, clock, hold_notices, lock_held, put_calls, read
+from helpers.state import (
+    NOTICES,
+    WINDOW,
+    clock,
+    hold_notices,
+    let_calls_count_for_long,
+    lock_held,
+    put_calls,
+    read,
+)
 from helpers.state_faults import FAULTS, NOTICE_CONTENT, QUOTA, WINDOW_CONTENT, holding_json, plant
 from helpers.strace import trace
 from prometheus_client.parser import text_string_to_metric_families
@@ -117,7 +126,7 @@ class Watched:
             counters[name] for name in COUNTERS
         ]
         # As long as nothing is counted it is now.
-        assert 0 <= metrics["counting_since_seconds"] - counters["since"] <= 5
+        assert 0 <= metrics["counting_since_seconds"] - counters["since"] <= 60
         listed = ", ".join(f"{counters[name]} {name}" for name in COUNTERS)
         assert f"\ncounted:     {listed} since " in shown.text
         assert (
@@ -176,10 +185,11 @@ def graph_error_400() -> Answer:
 
 
 def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched, deliver: Deliver) -> None:
+    let_calls_count_for_long(watched.home)
     began = int(time.time())
     deliver_in_every_way(sandbox, watched.home, deliver)
     counters = watched.counted()
-    assert began <= counters.pop("since") <= began + 10
+    assert began <= counters.pop("since") <= time.time()
     assert counters == {
         "status": "WARNING",
         "delivered": 2,
@@ -201,7 +211,9 @@ def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched,
 def test_the_last_error_is_kept_while_the_relay_itself_defers(
     sandbox: Sandbox, watched: Watched, deliver: Deliver
 ) -> None:
-    sandbox.answer("sendMail", Answer(503, body=b"out of order"), Answer(429, body=b"slower"))
+    slower = Answer(429, {"Retry-After": "300"}, b"slower")
+    sandbox.answer("sendMail", Answer(503, body=b"out of order"), slower)
+    began = int(time.time())
     assert deliver(mail(), RECIPIENT).verdict == "deferred"
     watched.home.configure(**SITE, RATE_LIMIT_PER_MINUTE=1)
     assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 rate limit reached")
@@ -211,7 +223,7 @@ def test_the_last_error_is_kept_while_the_relay_itself_defers(
     assert deliver(mail(), RECIPIENT).text.startswith("4.4.5 the provider asked for a pause")
     error = watched.json()["window"]["last_error"]
     assert error["text"] == "4.4.5 Graph sendMail failed: HTTP 429 slower"
-    assert time.time() - 10 < error["time"] <= time.time()
+    assert began <= error["time"] <= time.time()
     assert f"last error:  {local_time(error['time'])} {error['text']}\n" in watched.show().text
     assert watched.show("prometheus").metrics["last_error_seconds"] == error["time"]
 
@@ -220,24 +232,26 @@ def test_a_pause_is_shown_with_its_end_and_its_reason(
     sandbox: Sandbox, watched: Watched, deliver: Deliver
 ) -> None:
     sandbox.answer("sendMail", Answer(503, {"Retry-After": "300"}, b"closed | until\ntomorrow"))
-    ends = time.time() + 300
+    began = time.time()
     assert deliver(mail(), RECIPIENT).verdict == "deferred"
     # The notice of a bounce, or a message that is deferred, changes nothing about it.
     assert deliver(mail(), RECIPIENT).verdict == "deferred"
     shown = watched.show()
+    ended = time.time()
     assert shown.status == 1
     reason = "Graph sendMail failed: HTTP 503 closed | until tomorrow"
-    match = re.search(
-        rf"\npaused:      until (\d\d:\d\d:\d\d): {re.escape(reason.replace('|', '/'))}\n", shown.text
-    )
-    assert match
-    assert match[1] in [time.strftime("%H:%M:%S", time.localtime(ends + late)) for late in range(-1, 15)]
-    assert shown.text.startswith(f"POSTFIX-API-RELAY WARNING - paused until {match[1]}: ")
-    assert "closed / until" in shown.text.splitlines()[0]
+    seconds = range(int(began) + 299, int(ended) + 302)
+    possible = [time.strftime("%H:%M:%S", time.localtime(second)) for second in seconds]
+    # The next second may have begun between the two.
+    for start in ("POSTFIX-API-RELAY WARNING - paused", "\npaused:     "):
+        match = re.search(rf"{start} until ([\d:]+): {re.escape(reason.replace('|', '/'))}", shown.text)
+        assert match
+        assert match[1] in possible
     window = watched.json()["window"]
     assert window["pause_reason"] == reason
-    assert 280 < window["paused_seconds"][""] <= 300
-    assert 280 < watched.show("prometheus").metrics["paused_seconds"] <= 300
+    shown_seconds = watched.show("prometheus").metrics["paused_seconds"]
+    left = began + 300 - time.time()
+    assert left - 1 < shown_seconds <= window["paused_seconds"][""] <= 300
 
 
 @pytest.mark.parametrize(
@@ -261,7 +275,7 @@ def test_credentials(watched: Watched, days: int, status: int, text: str) -> Non
 
 
 def test_the_worst_comes_first(watched: Watched) -> None:
-    watched.put_state(paused_until=clock() + 60, pause_reason="too many")
+    watched.put_state(paused_until=clock() + 500, pause_reason="too many")
     watched.home.secrets(API_EXPIRATION_DATE=in_days(-2))
     summary = watched.show().text.splitlines()[0]
     assert summary.startswith("POSTFIX-API-RELAY CRITICAL - the credentials ended 2 days ago; paused until ")
@@ -279,7 +293,7 @@ def test_credentials_without_a_date(watched: Watched) -> None:
     ("messages", "status", "counts", "age"),
     [
         ([], 0, [0, 0, 0, 0], 0),
-        ([("deferred", 60), ("deferred", 890), ("active", 4000)], 0, [0, 1, 2, 0], 890),
+        ([("deferred", 60), ("deferred", 840), ("active", 4000)], 0, [0, 1, 2, 0], 840),
         ([("deferred", 901), ("incoming", 1)], 1, [1, 0, 1, 0], 901),
         ([("deferred", 60), ("deferred", 3601)], 2, [0, 0, 2, 0], 3601),
         ([("hold", 99999), ("deferred", 5)], 0, [0, 0, 1, 1], 5),
@@ -296,10 +310,10 @@ def test_mail_in_postfixs_queue(
         assert f" - {counts[2]} messages deferred, the oldest for {age // 60} min | " in shown.text
     queue = watched.json()["queue"]
     assert [queue[name] for name in QUEUES] == counts
-    assert age <= queue["oldest_deferred_seconds"] <= age + 5
+    assert age <= queue["oldest_deferred_seconds"] <= age + 60
     metrics = watched.show("prometheus").metrics
     assert [metrics[f"queue_messages {name}"] for name in QUEUES] == counts
-    assert age <= metrics["oldest_deferred_seconds"] <= age + 5
+    assert age <= metrics["oldest_deferred_seconds"] <= age + 60
     held, deferred, active, incoming = reversed(counts)
     assert re.search(
         rf"\nqueue:       {held} hold, {deferred} deferred, {active} active, {incoming} incoming, the oldest"
@@ -358,7 +372,7 @@ def test_a_machine_without_postfix(watched: Watched) -> None:
 def test_a_configuration_that_does_not_work(watched: Watched) -> None:
     home = watched.home
     home.configure(**{**SITE, "DEFAULT_FROM_ADDRESS": 5})
-    watched.queue(("deferred", 1000))
+    watched.queue(("deferred", 961))
     keys = watched.json().keys()
     for kind in FORMATS:
         assert watched.show(kind).status == 2
@@ -387,11 +401,12 @@ def test_a_directory_in_place_of_the_configuration(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("command", ["--status", "--check", "--send-test=a@x.org"])
-@pytest.mark.parametrize("output", [">/dev/full", ">&-", "| sleep 0"])
+@pytest.mark.parametrize("output", [">/dev/full", ">&-", "> >(exit)"])
 def test_an_output_that_cannot_be_written(watched: Watched, command: str, output: str) -> None:
     """75 would mean nothing to a monitor, and 1 something else."""
     words = command.replace("=", " ")
-    line = f"set -o pipefail; {{ sleep 0.2; {watched.home.script} {words}; }} {output}"
+    # Who reads it, if anybody, has ended before.
+    line = f"exec {output}; wait $!; {watched.home.script} {words}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     (said,) = done.stderr.splitlines()
@@ -410,7 +425,7 @@ def test_a_window_for_each_sender(watched: Watched) -> None:
     watched.home.configure(**SITE, RATE_LIMIT_SCOPE="sender")
     now, ups, odd = clock(), "ups@example.org", 'a"\\\nb@x.org'
     calls = [[now - 2, now - 1, 1, key] for key in (ups, ups, odd, "")]
-    watched.put_state(calls=calls, paused={ups: now + 90, odd: now + 30}, pause_reason="too many")
+    watched.put_state(calls=calls, paused={ups: now + 500, odd: now + 400}, pause_reason="too many")
     shown = watched.show()
     assert shown.status == 1
     assert (
@@ -428,7 +443,7 @@ def test_a_window_for_each_sender(watched: Watched) -> None:
     assert metrics['window_sender_calls a"\\ b@x.org'] == 1
     assert metrics["window_sender_calls ups@example.org"] == 2
     assert (metrics["window_calls"], metrics["window_limit"]) == (4, 28)
-    assert 60 < metrics["paused_seconds"] <= 90
+    assert 400 < metrics["paused_seconds"] <= 500
 
 
 def test_a_pause_that_is_over_has_no_reason(watched: Watched) -> None:
@@ -465,11 +480,13 @@ def test_the_limit_that_ses_has_told(sandbox: Sandbox, watched: Watched, deliver
 def test_held_notices_and_processes_that_wait(watched: Watched) -> None:
     hold_notices(watched.home, "override", {"a@x.org": 3, "b@x.org": 1}, 5)
     hold_notices(watched.home, "failure", {"a@x.org": 2}, 5)
-    with subprocess.Popen(["sleep", "60"], user=watched.home.account.pw_uid) as waiter:
+    with subprocess.Popen(["sleep", "600"], user=watched.home.account.pw_uid) as waiter:
         # A process of another account is none of the relay's.
-        watched.put_state(waiting=[[clock() + 50, pid, ""] for pid in (waiter.pid, os.getpid())])
-        shown, found, metrics = watched.show(), watched.json(), watched.show("prometheus").metrics
-        waiter.kill()
+        watched.put_state(waiting=[[clock() + 250, pid, ""] for pid in (waiter.pid, os.getpid())])
+        try:
+            shown, found, metrics = watched.show(), watched.json(), watched.show("prometheus").metrics
+        finally:
+            waiter.kill()
     assert "; 1 waiting\n" in shown.text
     assert ", 6 notices held\n" in shown.text
     assert (found["notices_held"], found["window"]["waiting"]) == (6, 1)
@@ -477,6 +494,7 @@ def test_held_notices_and_processes_that_wait(watched: Watched) -> None:
 
 
 def test_a_state_from_before_there_were_counters(watched: Watched, deliver: Deliver) -> None:
+    let_calls_count_for_long(watched.home)
     put_calls(watched.home, [1.0, 2.0])
     assert watched.json()["window"]["calls"] == 2
     counters = watched.counted()

@@ -61,7 +61,8 @@ class Chain:
         return Checked(done.returncode, lines)
 
     def expanded(self, line: str) -> str:
-        """A line with the paths of this installation in place of HOME, QUEUE, POSTFIX and ROTATION."""
+        """A line with the paths of this installation in place of HOME, QUEUE, POSTFIX and ROTATION, and with
+        the date so many days from today in place of DAY(…)."""
         places = {
             "HOME": self.home.path,
             "QUEUE": self.home.queue,
@@ -70,7 +71,8 @@ class Chain:
         }
         for name, path in places.items():
             line = line.replace(name, str(path))
-        return line
+        # Not when the tests are collected: that may have been yesterday.
+        return re.sub(r"DAY\((-?\d+)\)", lambda match: in_days(int(match[1])), line)
 
     def expect(self, lines: Sequence[str], expected: Sequence[str]) -> None:
         """The lines are to be the expected ones, in which "…" stands for any text."""
