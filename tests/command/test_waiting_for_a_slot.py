@@ -224,7 +224,7 @@ def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
     woken, used, seconds = wake_ups(pid) - woken, cpu(pid) - used, time.monotonic() - began
     # Once a second; what the host of a virtual machine takes may be charged to who runs at that moment.
     assert woken <= 3 * seconds
-    assert used < 0.1 * seconds
+    assert used < 0.02 * seconds
     assert peak_memory(pid) <= 20 * 1024
     assert not waiting.done()
     open_slots(home)

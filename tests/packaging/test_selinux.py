@@ -23,10 +23,10 @@ from helpers.policy import BUILD, SHIPPED_HOME, Policy, Right, build, install
 from helpers.postfix import PROJECT, run
 from helpers.rotation import configure, logs, rotate
 from helpers.selinux import Observer
-from helpers.state import WINDOW, fill_window, lock_held
+from helpers.state import WINDOW, fill_window, open_slots
 from helpers.strace import command, read_calls, trace, whole_lines
 from helpers.variants import use_ses
-from helpers.waiting import occupy, wait_until
+from helpers.waiting import FAR, occupy, wait_until
 from sandbox import Sandbox, graph_error
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -173,16 +173,14 @@ def full_window(home: RelayHome, provider: Sandbox) -> None:
 
 def wait_for_a_place(home: RelayHome, provider: Sandbox) -> None:
     """However late it comes, there is none before it waits."""
-    occupy(home, 55, wait=60)
+    occupy(home, FAR)
     threading.Thread(target=give_a_place, args=(home,)).start()
 
 
 def give_a_place(home: RelayHome) -> None:
-    """Empty the window when a delivery waits."""
+    """Let a slot open when a delivery waits."""
     wait_until(lambda: "WAITING: " in home.log())
-    # That is written under the lock, before the state is.
-    with lock_held(home):
-        home.put(WINDOW, b"{}")
+    open_slots(home)
 
 
 def refusal(home: RelayHome, provider: Sandbox) -> None:

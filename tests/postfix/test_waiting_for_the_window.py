@@ -13,16 +13,16 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix, signal_process
 from helpers.script import change_constants
-from helpers.state import lock_held, put_calls
+from helpers.state import open_slots
 from helpers.storm_figures import busiest
-from helpers.waiting import in_state, occupy, processes, wait_until
+from helpers.waiting import FAR, in_state, occupy, processes, wait_until
 from sandbox import Sandbox
 
 WINDOW = 3
 LIMIT = 3
 MESSAGES = 8
-# In how many seconds a slot opens that the test itself is to open, and the longest wait.
-FAR, LONGEST = 50, 300
+# Seconds; longer than any stall of the machine.
+LONGEST = 300
 # More than a pipe holds: pipe(8) is still writing it while the relay waits.
 BODIES = {"small": "Text.\n", "large": "A line of text.\n" * 60_000}
 
@@ -47,19 +47,12 @@ def submit(postfix: PrivatePostfix, subject: str, body: str = "Text.\n") -> None
 
 
 def submit_waiting(home: RelayHome, postfix: PrivatePostfix, body: str = "Text.\n") -> int:
-    """Submit a message that has to wait until open_slot(); the id of the process that waits."""
+    """Submit a message that has to wait until open_slots(); the id of the process that waits."""
     occupy(home, FAR, wait=LONGEST)
     submit(postfix, "waits", body)
     wait_until(lambda: set(processes(home)) & in_state(home))
     [pid] = processes(home)
     return pid
-
-
-def open_slot(home: RelayHome) -> None:
-    """Let the window be empty."""
-    # Without the lock a process that is about to write what it has read would fill it again.
-    with lock_held(home):
-        put_calls(home, [])
 
 
 def subjects(sandbox: Sandbox) -> list[str]:
@@ -119,7 +112,7 @@ def test_a_signal_in_the_wait_keeps_the_mail(
     [outcome] = postfix.wait_for("the attempt", postfix.outcomes)
     assert (outcome.status, outcome.dsn[0]) == ("deferred", "4")
     assert sandbox.requests == []
-    open_slot(home)
+    open_slots(home)
     postfix.wait_until_empty()
     assert subjects(sandbox) == ["waits"]
 
@@ -142,7 +135,7 @@ def test_who_waits_for_a_postfix_that_ended_sends_nothing(
     end_of_daemons(patient, how)
     # Long before its slot opens it sees that nobody would hear of a delivery.
     wait_until(lambda: pid not in processes(home))
-    open_slot(home)
+    open_slots(home)
     if how == "stop":
         assert sandbox.requests == []
         assert "] DELIVERED:" not in home.log()
@@ -161,7 +154,7 @@ def test_a_reload_in_the_wait_changes_nothing(
     postfix.reload()
     assert processes(home) == [pid]
     assert sandbox.requests == []
-    open_slot(home)
+    open_slots(home)
     postfix.wait_until_empty()
     assert subjects(sandbox) == ["waits"]
     assert [outcome.status for outcome in postfix.outcomes()] == ["sent"]
