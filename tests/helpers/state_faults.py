@@ -7,11 +7,12 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from helpers.home import RelayHome
-from helpers.state import clock
+from helpers.state import NOTICES, TOKEN, WINDOW, clock
 
+STATE = (WINDOW, TOKEN, NOTICES)
 # The overrides' notices are remembered, so that every state file is written.
 STRANGER = "printer@elsewhere.com"
 DAY = 86400
@@ -99,6 +100,8 @@ FAULTS = {**CONTENTS, **OBJECTS}
 
 # By the window's clock; the other files go by the date.
 TOMORROW = clock() + DAY
+# No machine has been up for so short a time that a call from then could still count.
+YESTERDAY = clock() - DAY
 # When a quota is still good, after the longest run of the tests as well.
 TONIGHT = clock() + DAY / 2
 WINDOW_CONTENT: dict[str, object] = {
@@ -106,7 +109,9 @@ WINDOW_CONTENT: dict[str, object] = {
     "calls that are none": {
         "calls": [1, None, "x", {}, [], [[]], [1], [1, 2, 3, 4], ["a", "b", "c"], [True] * 3]
     },
-    "calls by nobody": {"calls": [[1, None, pid] for pid in (0, -1, 2**22 + 1, HUGE, None, "1", 1.5)] * 10},
+    "calls by nobody": {
+        "calls": [[YESTERDAY, None, pid] for pid in (0, -1, 2**22 + 1, HUGE, None, "1", 1.5)] * 10
+    },
     "calls from the future": {"calls": [[TOMORROW, None, 1], [TOMORROW, TOMORROW, 1]] * 40},
     "calls that end in the future": {"calls": [[1, TOMORROW, 1]] * 40},
     "calls before time": {"calls": [[-HUGE, None, 1], [-HUGE, -HUGE, 1], [-1e308, None, 1]] * 20},
@@ -173,3 +178,20 @@ def plant(home: RelayHome, name: str, fault: Fault) -> None:
     fault(path)
     if os.path.lexists(path) and fault not in (owned_by_root, directory_of_root):
         os.chown(path, home.account.pw_uid, home.account.pw_gid, follow_symlinks=False)
+
+
+def clock_jumps(home: RelayHome, seconds: float) -> None:
+    """Shift all times in the state as a jump of the clock, or so much time that passes, would do."""
+    for name in STATE:
+        path = home.path / name
+        if path.exists():
+            home.put(name, json.dumps(shifted(json.loads(path.read_bytes()), -seconds)).encode())
+
+
+def shifted(value: Any, seconds: float) -> Any:
+    """The value with all times in it, which are the floats, shifted."""
+    if isinstance(value, dict):
+        return {key: shifted(item, seconds) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shifted(item, seconds) for item in value]
+    return value + seconds if isinstance(value, float) else value
