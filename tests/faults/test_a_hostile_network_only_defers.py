@@ -17,6 +17,7 @@ from helpers.ports import port_of, reserve_port
 from helpers.script import change_constants
 from helpers.tunnel import Tunnel
 from helpers.variants import use_ses, with_peak_memory
+from helpers.waiting import wait_until
 from sandbox import Action, Answer, Certificate, Sandbox, Where, json_answer
 
 WHERE: list[Where] = ["token", "sendMail", "ses"]
@@ -25,7 +26,7 @@ PORTAL = b"<html><body><h1>Please log in to the guest network</h1></body></html>
 MESSAGE = mail(Message_ID="<only-one@domain.com>")
 # Peak, in MiB; a usual delivery needs 33.
 ENOUGH_MEMORY = 80
-ENOUGH_SECONDS = 30
+ENOUGH_SECONDS = 60
 
 BAD_ANSWERS = {
     "reset before the request is read": (Answer(action="reset-before-read"), "4.4.2"),
@@ -73,8 +74,14 @@ def roles(sandbox: Sandbox, role: Where) -> list[bytes]:
     return [request.body for request in sandbox.requests if request.role == role]
 
 
-def send(deliver: Deliver) -> Delivery:
-    return deliver(MESSAGE, "to@external.com")
+def expect_one_request(sandbox: Sandbox, role: Where) -> None:
+    """One request to a service, which may see it only after the relay has given up."""
+    wait_until(lambda: roles(sandbox, role))
+    assert len(roles(sandbox, role)) == 1
+
+
+def send(deliver: Deliver, **options: float) -> Delivery:
+    return deliver(MESSAGE, "to@external.com", **options)
 
 
 @pytest.fixture(params=WHERE)
@@ -156,12 +163,16 @@ def test_no_blind_retry(sandbox: Sandbox, deliver: Deliver, sending: Where, answ
 def test_a_black_hole_after_the_request(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where, action: Action
 ) -> None:
+    # The token, which a slow machine may not give in the short time below.
+    assert send(deliver).verdict == "sent"
+    sandbox.requests.clear()
+    sandbox.accepted.clear()
     change_constants(home, READ_SECONDS=3)
     sandbox.answer(sending, Answer(action=action))
     began = time.monotonic()
     expect_deferred(send(deliver), "4.4.2")
     assert 3 <= time.monotonic() - began < ENOUGH_SECONDS
-    assert len(roles(sandbox, sending)) == 1
+    expect_one_request(sandbox, sending)
     assert len(sandbox.accepted) == (action != "hang")
 
 
@@ -171,6 +182,7 @@ def test_a_black_hole_in_place_of_the_token_endpoint(
     change_constants(home, READ_SECONDS=3)
     sandbox.answer("token", Answer(action="hang"))
     expect_deferred(send(deliver), "4.4.2")
+    expect_one_request(sandbox, "token")
     assert [request.role for request in sandbox.requests] == ["token"]
 
 
@@ -191,15 +203,20 @@ def test_a_reset_before_the_handshake(sandbox: Sandbox, deliver: Deliver, sendin
 
 
 def test_an_answer_that_never_ends(sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where) -> None:
-    change_constants(home, HARD_STOP_SECONDS=5)
     sandbox.answer(where, Answer(200, {}, b"x" * 1000, action="drip", delay=0.1))
-    began = time.monotonic()
-    delivery = send(deliver)
-    # Killed by its own alarm, long before Postfix would kill it and bounce the mail.
-    assert (delivery.verdict, delivery.dsn) == ("deferred", "4.3.0")
-    assert delivery.status in (75, -signal.SIGALRM)
-    assert time.monotonic() - began < ENOUGH_SECONDS
-    assert len(roles(sandbox, where)) == 1
+    # On a machine that stalls a delivery may be over before it has asked for the answer.
+    for seconds in (5, 10, 20, 40):
+        change_constants(home, HARD_STOP_SECONDS=seconds)
+        began = time.monotonic()
+        delivery = send(deliver)
+        # Killed by its own alarm, long before Postfix would kill it and bounce the mail.
+        assert (delivery.verdict, delivery.dsn) == ("deferred", "4.3.0")
+        assert delivery.status in (75, -signal.SIGALRM)
+        assert time.monotonic() - began < ENOUGH_SECONDS
+        if roles(sandbox, where):
+            break
+    expect_one_request(sandbox, where)
+    change_constants(home, HARD_STOP_SECONDS=600)
     assert send(deliver).verdict == "sent"
 
 
@@ -238,7 +255,8 @@ def test_nobody_listens(home: RelayHome, deliver: Deliver, where: Where) -> None
 
 def test_the_name_does_not_exist(home: RelayHome, deliver: Deliver, where: Where) -> None:
     aim(home, where, "https://provider.invalid")
-    expect_deferred(send(deliver), "4.4.1")
+    # The machine's name servers may be slow to say so, or say nothing.
+    expect_deferred(send(deliver, limit=500), "4.4.1")
     assert "provider.invalid" in home.log()
 
 

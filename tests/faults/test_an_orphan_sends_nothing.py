@@ -15,19 +15,27 @@ from sandbox import Sandbox
 SAID = b"4.3.2 Postfix was stopped during the delivery: not sent, and still queued"
 # The parent, which is to die alone; a shell gives a command in the background no standard input of its own.
 PARENT = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait', "sh")
-# The shell is process 1 of a namespace of its own, which takes in who loses its parent.
-ORPHANED = 'exec 3<&0; ("$@" <&3 &); exec sleep 10'
+# The shell is process 1 of a namespace of its own, which takes in who loses its parent, and ends with it.
+ORPHANED = 'exec 3<&0; ("$@" <&3 &); exec sleep 60'
+# Runs a command once that has happened.
+ONCE_ORPHANED = """
+import os, sys, time
+while os.getppid() != 1:
+    time.sleep(0.01)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def test_a_relay_whose_parent_ended_before_it_could_look(sandbox: Sandbox, home: RelayHome) -> None:
     account = home.account
     user = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    start = ["/usr/bin/python3", "-I", "-c", ONCE_ORPHANED]
     delivery = [str(home.script), "alerts@domain.com", "4ZxTestQid", "to@external.com", ""]
     half, feeder = os.pipe()
     os.write(feeder, mail(b"A line of text.\n" * 1000))
     os.close(feeder)
     with subprocess.Popen(
-        ["unshare", "--pid", "--fork", *user, "sh", "-c", ORPHANED, "sh", *delivery],
+        ["unshare", "--pid", "--fork", *user, "sh", "-c", ORPHANED, "sh", *start, *delivery],
         stdin=half,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,

@@ -59,6 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         host, _, port = self.path.rpartition(":")
         with socket.create_connection((host, int(port)), 10) as far:
+            # That was for the connection alone: either end may be slow.
+            far.settimeout(None)
             self.send_response(200)
             self.end_headers()
             back = threading.Thread(target=pass_on, args=(far, self.connection), daemon=True)
