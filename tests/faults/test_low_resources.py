@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import Deliver, Figures
@@ -81,6 +82,15 @@ def test_with_less_memory_the_mail_waits(
     unsent = [one for one in deliveries[sizes.index(kept) :] if one.status > 0]
     assert [one for one in unsent if not waits(one)] == []
     assert len(sandbox.accepted) == sum(delivery.verdict == "sent" for delivery in deliveries)
+
+
+def test_a_body_that_is_sent_makes_room_for_the_answer(relay: ModuleType) -> None:
+    """Or else an acceptance could be lost for want of memory, as by chance it would be above."""
+    body = relay.Body(b"text")
+    assert body.read(4) == b"text"
+    assert len(body.reserve) == relay.ANSWER_MEMORY > MIB
+    assert body.read(4) == b""
+    assert not body.reserve
 
 
 @pytest.mark.parametrize("provider", ["graph", "ses"])
