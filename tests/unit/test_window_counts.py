@@ -121,8 +121,10 @@ def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
     state = tmp_path / ".rate-limit-state"
     state.write_text(json.dumps({"calls": [[now - 20, None, ALIVE]], "waiting": [ticket]}))
 
-    with pytest.raises(relay.Deferred):
-        relay.Window(str(tmp_path), relay.Log()).take(1, until=ticket[0])
+    window = relay.Window(str(tmp_path), relay.Log())
+    with pytest.raises(relay.Deferred) as raised:
+        window.take(1, until=ticket[0])
+    window.settle(None, False, raised.value, "deferred")
 
     assert "waiting" not in json.loads(state.read_text())
 
