@@ -16,7 +16,7 @@ from helpers.mail import mail
 from helpers.pipe import pipe
 from helpers.script import change_constants
 from helpers.strace import TRACE_ALARMS, alarms, trace
-from helpers.variants import use_ses
+from helpers.variants import leave_token, use_ses
 from sandbox import Answer, Role, Sandbox
 
 # The line is busy with the message for much longer than the time-out that the test sets for a connect.
@@ -28,13 +28,6 @@ def use(home: RelayHome, provider: str) -> None:
     home.configure(RATE_LIMIT_PER_MINUTE=28)
     if provider == "ses":
         use_ses(home)
-
-
-def leave_token(sandbox: Sandbox, deliver: Deliver) -> None:
-    """Let the next delivery ask for none: the short time-out that a test sets is for one request alone."""
-    assert deliver(mail(), "to@external.com").verdict == "sent"
-    sandbox.requests.clear()
-    sandbox.accepted.clear()
 
 
 @contextlib.contextmanager
@@ -60,7 +53,7 @@ def test_a_provider_that_never_answers_defers(
 ) -> None:
     use(home, provider)
     if where == "sendMail":
-        leave_token(sandbox, deliver)
+        leave_token(sandbox, home)
     change_constants(home, READ_SECONDS=3)
     sandbox.answer(where, Answer(action="hang", times=None))
     delivery = deliver(mail(), "to@external.com")
@@ -73,7 +66,7 @@ def test_a_provider_that_never_answers_defers(
 def test_a_message_accepted_without_an_answer_is_kept(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    leave_token(sandbox, deliver)
+    leave_token(sandbox, home)
     change_constants(home, READ_SECONDS=3)
     sandbox.answer("sendMail", Answer(action="accept-then-hang"))
     assert deliver(mail(), "to@external.com")[:3] == ("deferred", "4.4.2", 75)

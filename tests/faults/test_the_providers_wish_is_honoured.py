@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime, formatdate
-from functools import partial
+from threading import Event
 from types import ModuleType
-from typing import Callable
 
 import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
-from helpers.parallel import each
-from helpers.pipe import Delivery, pipe
+from helpers.pipe import Delivery
 from helpers.state import WINDOW as STATE
 from helpers.state import clock, read
 from helpers.variants import use_ses
 from helpers.waiting import wait_until
-from sandbox import Answer, Recorded, Sandbox, Where, graph_error, ses_error
+from sandbox import Answer, Sandbox, Where, graph_error, ses_error
 
 SENDERS = ["alerts@domain.com", "network@domain.com", "third@d.com"]
 # Where a provider says "too many" and not until when.
@@ -187,41 +185,27 @@ def test_mail_flows_once_the_pause_is_over(sandbox: Sandbox, home: RelayHome, de
     assert [request.status for request in sandbox.requests] == [200, 429, 202]
 
 
-class OneAfterTheOther(Sandbox):
-    """A provider that throttles two calls at a time: the second one it asks for a shorter pause, and only
-    once that of the first one is `known`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.both = threading.Barrier(2)
-        self.known: Callable[[], object] = bool
-        for seconds in ("120", "5"):
-            throttled = graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": seconds})
-            self.answer("sendMail", throttled)
-
-    def settle(self, seen: Recorded, scripted: Answer) -> Answer | None:
-        """Answer in turn."""
-        if seen.role == "sendMail":
-            self.both.wait(50)
-            if scripted.headers["Retry-After"] == "5":
-                wait_until(self.known, 50)
-        return super().settle(seen, scripted)
-
-
 @pytest.mark.parametrize("scope", ["relay", "sender"])
-def test_a_shorter_pause_does_not_end_a_longer_one(scope: str) -> None:
-    """Two calls at a time, each with a wish of its own."""
-    sandbox = OneAfterTheOther()
-    with sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
-        home.configure(RATE_LIMIT_SCOPE=scope)
-        sandbox.known = lambda: paused_until(home)
-        deliver = partial(pipe, home)
-        began = clock()
-        assert [one.dsn for one in each(lambda _: send(deliver), range(2), workers=2)] == ["4.4.5"] * 2
-        throttled = [request.status for request in sandbox.requests if request.role == "sendMail"]
-        assert throttled == [429, 429]
-        expect_pause(home, 120, began)
-        expect_paused(sandbox, home, deliver)
+def test_a_shorter_pause_does_not_end_a_longer_one(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, scope: str
+) -> None:
+    """Two calls at a time, each with a wish of its own; the shorter one comes once the longer is known."""
+    home.configure(RATE_LIMIT_SCOPE=scope)
+    gates = {"120": Event(), "5": Event()}
+    for seconds, gate in gates.items():
+        answer = graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": seconds})
+        sandbox.answer("sendMail", answer._replace(gate=gate))
+    began = clock()
+    with ThreadPoolExecutor() as pool:
+        deliveries = [pool.submit(send, deliver) for _ in gates]
+        wait_until(lambda: [request.role for request in sandbox.requests].count("sendMail") == len(gates))
+        gates["120"].set()
+        wait_until(lambda: paused_until(home))
+        gates["5"].set()
+        assert [delivery.result().dsn for delivery in deliveries] == ["4.4.5"] * 2
+    assert [request.status for request in sandbox.requests if request.role == "sendMail"] == [429, 429]
+    expect_pause(home, 120, began)
+    expect_paused(sandbox, home, deliver)
 
 
 def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:

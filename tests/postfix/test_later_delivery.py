@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import Outcome, PrivatePostfix
-from helpers.script import change_constants
+from helpers.state import let_calls_count_for_long
 from sandbox import Answer, Sandbox
 
 MESSAGE = mail(Message_ID="<one@domain.com>").decode()
@@ -53,8 +53,7 @@ def test_a_provider_that_is_not_there(sandbox: Sandbox, postfix: PrivatePostfix)
 def test_a_full_window_defers_until_there_is_room(
     home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix
 ) -> None:
-    # The first message stays in it for as long as the test takes.
-    change_constants(home, WINDOW_SECONDS=3600)
+    let_calls_count_for_long(home)
     home.configure(RATE_LIMIT_PER_MINUTE=1)
     submit(postfix)
     postfix.wait_until_empty()
