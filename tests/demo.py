@@ -34,9 +34,7 @@ class Received(NamedTuple):
 
     def is_met_by(self, message: Accepted) -> bool:
         """Whether that is what the provider accepted."""
-        seen = Received(
-            message.mailbox, message.to, message.cc, message.bcc, self.subject, message.provider
-        )
+        seen = Received(message.mailbox, message.to, message.cc, message.bcc, self.subject, message.provider)
         return seen == self and self.subject in message.subject
 
 

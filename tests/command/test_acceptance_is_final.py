@@ -10,7 +10,7 @@ from conftest import Deliver
 from helpers.by_hand import in_days
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, ses_error
+from sandbox import Answer, Sandbox, graph_error, ses_error
 
 STRANGER = "stranger@else.com"
 NOTICE_FAULTS = [
@@ -25,7 +25,7 @@ NOTICE_FAULTS = [
 @pytest.mark.parametrize("fault", NOTICE_FAULTS, ids=lambda answer: str(answer.status or answer.action))
 def test_a_failed_notice(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fault: Answer) -> None:
     sandbox.answer("sendMail", Answer(), fault)
-    assert deliver(mail(), "to@external.com", sender=STRANGER) == ("sent", "2.0.0", 0, b"")
+    assert deliver(mail(From=None), "to@external.com", sender=STRANGER) == ("sent", "2.0.0", 0, b"")
     assert [message.to for message in sandbox.accepted] == [["to@external.com"]]
     assert "override notice not sent" in home.log()
     assert "DELIVERED" in home.log()
@@ -33,7 +33,7 @@ def test_a_failed_notice(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fa
 
 def test_a_failed_notice_of_ses(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
     sandbox.answer("ses", Answer(), ses_error(400, "MessageRejected", "no"))
-    assert deliver(mail(), "to@external.com", sender=STRANGER) == ("sent", "2.0.0", 0, b"")
+    assert deliver(mail(From=None), "to@external.com", sender=STRANGER) == ("sent", "2.0.0", 0, b"")
     assert "override notice not sent" in ses.log()
 
 
@@ -49,7 +49,7 @@ def test_a_home_that_turns_read_only_meanwhile(
     gate = Event()
     sandbox.answer("sendMail" if provider == "graph" else "ses", Answer(gate=gate))
     with ThreadPoolExecutor() as pool:
-        future = pool.submit(deliver, mail(), "to@external.com", sender=STRANGER)
+        future = pool.submit(deliver, mail(From=None), "to@external.com", sender=STRANGER)
         sandbox.wait_for(1)
         home.path.chmod(0o555)
         (home.path / LOG).chmod(0o400)
@@ -70,5 +70,5 @@ def test_standard_output_and_error_that_cannot_be_written(
     assert deliver(mail(), "to@external.com", prefix=prefix)[:3] == ("sent", "2.0.0", 0)
     sandbox.answer("sendMail", Answer(503))
     assert deliver(mail(), "to@external.com", prefix=prefix)[:2] == ("deferred", "4.3.0")
-    sandbox.answer("sendMail", Answer(400))
+    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No message."))
     assert deliver(mail(), "to@external.com", prefix=prefix).status == 1

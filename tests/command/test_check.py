@@ -499,7 +499,7 @@ def test_a_home_of_nobodys(chain: Chain) -> None:
     chain.expect([first], [f"FAIL  home directory HOME {text}; chown -R postfix-relay: HOME"])
     assert second.startswith("FAIL  the transport runs as nobody, ")
     # Postfix would not start the transport as 12345.
-    assert " user=postfix-relay argv=" in second
+    assert " user=postfix-relay null_sender= argv=" in second
     chain.mend(first.replace("postfix-relay:", "nobody:"))
     assert chain.check().problems == []
 

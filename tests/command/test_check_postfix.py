@@ -18,7 +18,7 @@ def postfix_cure(*settings: str) -> str:
 
 
 WRITE_ENTRY = (
-    "postconf -c POSTFIX -Me 'apirelay/unix=apirelay unix - n n - 1 pipe flags=Rq user=nobody"
+    "postconf -c POSTFIX -Me 'apirelay/unix=apirelay unix - n n - 1 pipe flags=Rq user=nobody null_sender="
     f" argv=HOME/postfix-api-relay {HANDED_OVER}'; "
 )
 ENTRY_CURE = f"{WRITE_ENTRY}postfix -c POSTFIX reload"
@@ -275,7 +275,7 @@ def test_a_machine_without_postfix(chain: Chain) -> None:
     ("old", "new"),
     [
         ("flags=Rq", "flags=hqRuX"),
-        ("flags=Rq", "-o { syslog_name = user=daemon } flags=Rq null_sender="),
+        ("flags=Rq", "-o { syslog_name = user=daemon } flags=Rq size=0"),
         (HANDED_OVER, "$(sender) $queue_id ${recipient} $(client_address)"),
         ("user=nobody", "user=nobody:nogroup"),
         ("postfix-api-relay $", "postfix-api-relay -- $"),

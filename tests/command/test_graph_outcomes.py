@@ -21,15 +21,12 @@ TRANSIENT = {
     504: "4.3.2",
     599: "4.3.2",
 }
-PERMANENT = {
-    400: "5.6.0",
-    403: "5.7.1",
-    404: "5.1.8",
-    405: "5.5.0",
-    413: "5.3.4",
-    415: "5.5.0",
-    422: "5.5.0",
-}
+# The guide's table, which DEFER_ON_CREDENTIAL_FAILURE turns into what waits; 413 is about the message.
+PERMANENT = {400: "5.6.0", 403: "5.7.1", 404: "5.1.8", 413: "5.3.4"}
+# What the guide says nothing of is no verdict.
+UNKNOWN = [402, 405, 406, 411, 415, 422, 451]
+# What stands in front of the provider answers with pages.
+PAGE = b"<html><head><title>Blocked</title></head><body>Ask your administrator.</body></html>"
 # Graph accepts with 202 and nothing else.
 NO_SUCCESS = [200, 201, 204, 299, 302, 304, 307]
 
@@ -73,6 +70,41 @@ def test_a_permanent_status_of_sendmail(
     assert "Permanent failure" in alerts(sandbox)[0]
 
 
+@pytest.mark.parametrize("shipped", [False, True])
+@pytest.mark.parametrize("status", UNKNOWN)
+def test_a_status_that_nobody_documents_is_no_verdict(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, shipped: bool
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
+    sandbox.answer("sendMail", graph_error(status, "ErrorCode", "What Graph says."))
+    expect(deliver(mail(), "to@external.com"), "4.6.0", f"HTTP {status} ErrorCode: What Graph says.")
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+@pytest.mark.parametrize("kind", ["text/html", "application/json"])
+@pytest.mark.parametrize("body", [PAGE, b"", b'{"error": "blocked"}', b'{"message": "blocked"}', b"[1]"])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 407, 413, 451])
+@pytest.mark.parametrize("where", ["sendMail", "token"])
+def test_an_answer_of_something_in_between_is_no_verdict(
+    sandbox: Sandbox,
+    home: RelayHome,
+    deliver: Deliver,
+    where: Where,
+    status: int,
+    body: bytes,
+    kind: str,
+    shipped: bool,
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
+    if where == "token" and b"error" in body:
+        # OAuth's own errors are strings.
+        body = b'{"error": {"code": "blocked"}}'
+    sandbox.answer(where, Answer(status, {"Content-Type": kind}, body))
+    said = (f"HTTP {status}", "something in between, such as a proxy", "check DNS, firewall and HTTPS_PROXY")
+    expect(deliver(mail(), "to@external.com"), "4.4.1", *said)
+    assert "Traceback" not in home.log()
+
+
 @pytest.mark.parametrize("status", NO_SUCCESS)
 def test_nothing_but_202_is_success(sandbox: Sandbox, deliver: Deliver, status: int) -> None:
     sandbox.answer("sendMail", Answer(status, {"Location": f"{sandbox.url}/v1.0/users/x@x.com/sendMail"}))
@@ -92,11 +124,104 @@ def test_nothing_but_202_is_success(sandbox: Sandbox, deliver: Deliver, status: 
         (404, "MailboxNotEnabledForRESTAPI", "5.1.8"),
         (503, "ErrorInvalidRecipients", "4.3.2"),
         (429, "ErrorMessageSizeExceeded", "4.4.5"),
+        (400, "ErrorServerBusy", "4.3.2"),
+        (400, "ErrorMailboxMoveInProgress", "4.3.2"),
+        (403, "ErrorInternalServerTransientError", "4.3.2"),
+        (400, "ErrorSubmissionQuotaExceeded", "4.4.5"),
+        (400, "ErrorExceededMessageLimit", "4.4.5"),
+        (403, "ErrorQuotaExceeded", "4.2.2"),
+        (413, "ErrorQuotaExceeded", "4.2.2"),
+        (507, "ErrorQuotaExceeded", "4.2.2"),
+        (500, "errorQuotaExceeded", "4.2.2"),
+        (413, "ErrorSendingQuotaOfSomeKind", "4.4.5"),
+        (403, "SendQuotaExceeded", "4.4.5"),
+        (404, "MailboxQuotaReached", "4.4.5"),
+        (404, "MailboxInfoStale", "4.3.2"),
+        (400, "ErrorNotEnoughMemory", "4.3.2"),
     ],
 )
 def test_error_codes_of_graph(sandbox: Sandbox, deliver: Deliver, status: int, code: str, dsn: str) -> None:
     sandbox.answer("sendMail", graph_error(status, code, "What Graph says."))
     expect(deliver(mail(), "to@external.com"), dsn, f"HTTP {status} {code}: What Graph says.")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "dsn"),
+    [
+        (400, "ErrorInvalidRecipients", "5.1.3"),
+        (400, "ErrorMimeContentInvalid", "5.6.0"),
+        (400, "ErrorMimeContentInvalidBase64String", "5.6.0"),
+        (400, "ErrorMessageSizeExceeded", "5.3.4"),
+        (413, "RequestEntityTooLarge", "5.3.4"),
+        (400, "NeverHeardOf", "4.6.0"),
+        (400, "ErrorInvalidUser", "4.1.8"),
+        (400, "ErrorMessageSubmissionBlocked", "4.7.1"),
+        (401, "InvalidAuthenticationToken", "4.7.0"),
+        (403, "ErrorSendAsDenied", "4.7.1"),
+        (403, "ErrorAccessDenied", "4.7.1"),
+        (403, "NeverHeardOf", "4.7.1"),
+        (404, "ErrorInvalidUser", "4.1.8"),
+        (404, "ErrorNonExistentMailBox", "4.1.8"),
+        (404, "MailboxNotEnabledForRESTAPI", "4.1.8"),
+        (404, "OrganizationFromTenantGuidNotFound", "4.1.8"),
+        (404, "ResourceNotFound", "4.1.8"),
+        (404, "NeverHeardOf", "4.1.8"),
+        (403, "ErrorQuotaExceeded", "4.2.2"),
+        (400, "ErrorServerBusy", "4.3.2"),
+        (400, "ErrorExceededMessageLimit", "4.4.5"),
+    ],
+)
+def test_as_shipped_only_a_verdict_about_the_message_bounces(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, code: str, dsn: str
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("sendMail", graph_error(status, code, "What Graph says.")._replace(times=2))
+    expect(deliver(mail(), "to@external.com"), dsn, f"HTTP {status} {code}: What Graph says.")
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+@pytest.mark.parametrize(
+    ("text", "dsn"),
+    [
+        ("A transient error has occurred.", "4.3.2"),
+        ("Please try again later.", "4.3.2"),
+        ("Temporarily unavailable.", "4.3.2"),
+        ("Application is over its MailboxConcurrency limit.", "4.4.5"),
+        ("The daily quota is exceeded.", "4.4.5"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "ErrorAccessDenied"), (404, "ResourceNotFound"), (400, "x")]
+)
+def test_a_fault_that_passes_by_its_own_words_is_no_verdict(
+    sandbox: Sandbox,
+    home: RelayHome,
+    deliver: Deliver,
+    status: int,
+    code: str,
+    text: str,
+    dsn: str,
+    shipped: bool,
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
+    sandbox.answer("sendMail", graph_error(status, code, text))
+    expect(deliver(mail(), "to@external.com"), dsn, text)
+
+
+def test_the_words_of_an_address_say_nothing(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer(
+        "sendMail", graph_error(404, "ErrorInvalidUser", "'transient.quota@domain.com' is invalid.")
+    )
+    expect(deliver(mail(), "to@external.com"), "4.1.8")
+
+
+def test_a_request_that_graph_finds_too_long_is_a_message_that_is_too_large(
+    sandbox: Sandbox, deliver: Deliver
+) -> None:
+    text = "The maximum request length supported is 4MB."
+    sandbox.answer("sendMail", graph_error(400, "BadRequest", text))
+    expect(deliver(mail(), "to@external.com"), "5.3.4", text)
 
 
 def test_an_unknown_mailbox_bounces(sandbox: Sandbox, deliver: Deliver) -> None:
@@ -117,7 +242,32 @@ def test_a_transient_status_of_the_token_endpoint(
     assert [request.role for request in sandbox.requests] == ["token"]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 422])
+@pytest.mark.parametrize("status", [405, 413, 422])
+def test_a_refusal_of_the_token_endpoint_that_nobody_documents(
+    sandbox: Sandbox, deliver: Deliver, status: int
+) -> None:
+    sandbox.answer("token", entra_error(status, "invalid_client", 7000215, "Invalid client secret provided."))
+    expect(deliver(mail(), "to@external.com"), "4.7.0", f"HTTP {status} invalid_client: AADSTS7000215")
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_too_many_token_requests_defer_and_pause(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, shipped: bool
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
+    sandbox.answer("token", entra_error(400, "invalid_grant", 50196, "The server detected a loop."))
+    expect(deliver(mail(), "to@external.com"), "4.4.5", "AADSTS50196")
+    expect(deliver(mail(), "to@external.com"), "4.4.5", "the provider asked for a pause")
+    assert len(sandbox.requests) == 1
+
+
+@pytest.mark.parametrize("number", [90006, 90012, 90024, 90033, 90055, 90090])
+def test_an_error_of_entra_that_passes(sandbox: Sandbox, deliver: Deliver, number: int) -> None:
+    sandbox.answer("token", entra_error(400, "invalid_request", number, "For now."))
+    expect(deliver(mail(), "to@external.com"), "4.3.2", f"AADSTS{number}")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_permanent_status_of_the_token_endpoint(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int
 ) -> None:
@@ -207,13 +357,13 @@ def test_the_alert_names_what_failed(sandbox: Sandbox, home: RelayHome, deliver:
 
 @pytest.mark.parametrize(
     "answer",
-    [Answer(500), Answer(403), Answer(action="reset-after-read"), Answer(200)],
+    [Answer(500), graph_error(403, "x", "y"), Answer(action="reset-after-read"), Answer(200)],
     ids=["500", "403", "reset", "200"],
 )
 def test_an_alert_that_fails_is_logged_and_leads_to_no_other(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:
-    sandbox.answer("sendMail", Answer(400, body=b"first"), answer)
+    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "first"), answer)
     expect(deliver(mail(), "to@external.com"), "5.6.0", "first")
     assert "failure notice not sent" in home.log()
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "sendMail"]

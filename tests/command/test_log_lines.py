@@ -8,7 +8,7 @@ import pytest
 from conftest import Deliver
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox
+from sandbox import Answer, Sandbox, graph_error
 
 STAMP = r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d\] "
 
@@ -32,7 +32,7 @@ def test_a_delivery_as_the_guide_shows_it(sandbox: Sandbox, home: RelayHome, del
     assert "'alerts@domain.com'" in sender
     assert classified == (
         "CLASSIFIED: to=['to@external.com'] cc=['cc@external.com'] bcc=['bcc@domain.com']"
-        " (mime_to=['to@external.com'] mime_cc=['cc@external.com'])"
+        " (mime_to=['to@external.com'] mime_cc=['cc@external.com']) queue_id='4ZxTestQid'"
     )
     assert delivered == (
         "DELIVERED: from='alerts@domain.com' to=['to@external.com'] cc=['cc@external.com']"
@@ -86,7 +86,7 @@ def test_a_transient_failure_is_one_line(sandbox: Sandbox, home: RelayHome, deli
 
 
 def test_a_permanent_failure_has_its_traceback(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", Answer(400, body=b"wrong"))
+    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "wrong"))
     deliver(mail(), "to@external.com")
     assert "Traceback (most recent call last)" in home.log()
     assert len(records(home)) > 6
@@ -133,7 +133,7 @@ def test_an_unwritable_log_changes_no_verdict(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, start: str
 ) -> None:
     (home.path / LOG).mkdir()
-    sandbox.answer("sendMail", Answer(status))
+    sandbox.answer("sendMail", graph_error(status, "ErrorMimeContentInvalid", "No message."))
     delivery = deliver(mail(), "to@external.com")
     assert delivery.verdict == ("deferred" if status == 503 else "bounced")
     assert delivery.text.startswith(start + "Graph sendMail failed")
@@ -150,10 +150,44 @@ def test_secrets_that_a_provider_echoes_stay_out(
         (home.path / ".graph-token-cache").unlink()
         sandbox.answer("token", Answer(400, body=b"you said client-secret"))
     else:
-        sandbox.answer("sendMail", Answer(400, body=f"you said Bearer {token}".encode()))
+        sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", f"you said Bearer {token}"))
     delivery = deliver(mail(), "to@external.com")
     assert "you said" in delivery.text
     notices = "".join(message.raw.decode() for message in sandbox.accepted)
     for text in (delivery.text, home.log(), notices, (home.path / ".rate-limit-state").read_text()):
         assert "client-secret" not in text
         assert token not in text
+
+
+def test_every_line_of_a_message_has_its_queue_id(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """Several processes write at a time, so that neighbours say nothing."""
+    home.configure(UNKNOWN_KEY=1, RATE_LIMIT_PER_MINUTE=28)
+    assert (
+        deliver(mail(From=None), "to@external.com", sender="x@y.org", queue_id="4zReplaced").verdict == "sent"
+    )
+    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No."))
+    assert deliver(mail(), "to@external.com", "no address", queue_id="4zBounced").verdict == "bounced"
+    assert deliver(mail(To=None), "to@external.com", queue_id="4zRejected").verdict == "bounced"
+    sandbox.answer("sendMail", Answer(503))
+    assert deliver(mail(), "to@external.com", queue_id="4zDeferred").verdict == "deferred"
+    home.put(".notice-state.new", b"")
+    (home.path / ".rate-limit-state").unlink()
+    (home.path / ".rate-limit-state").mkdir()
+    deliver(mail(), "to@external.com", queue_id="4zOdd")
+    keywords = set()
+    for line in home.log().splitlines():
+        [queue_id] = set(re.findall(r"queue_id='(\w+)'", line))
+        assert queue_id in ("4zReplaced", "4zBounced", "4zRejected", "4zDeferred", "4zOdd")
+        keywords.update(re.findall(r"^\[\S+\] ([A-Z]+)", line))
+    wanted = {"CONFIG", "PROCESSING", "SENDER", "CLASSIFIED", "DELIVERED", "BOUNCED", "DEFERRED", "REJECTED"}
+    assert wanted | {"NOTICE", "WARNING"} <= keywords
+    assert "Traceback (most recent call last): queue_id='4zBounced'" in home.log()
+
+
+def test_delivered_has_the_message_id(home: RelayHome, deliver: Deliver) -> None:
+    """By which Exchange's message trace searches."""
+    deliver(mail(Message_ID="<a.b@printer.local>"), "to@external.com")
+    assert "DELIVERED: " in home.log()
+    assert home.log().splitlines()[-1].endswith(" message_id='<a.b@printer.local>'")

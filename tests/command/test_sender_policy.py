@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import email.utils
+import re
 
 import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
+from helpers.state import WINDOW, read
 from sandbox import Accepted, Sandbox
 
 STRANGER = "unknown-device@local"
@@ -150,7 +152,8 @@ def test_a_trusted_device_needs_address_and_domain(
 def test_what_a_header_claims_is_not_the_sender(sandbox: Sandbox, deliver: Deliver) -> None:
     """An approved envelope sender does not let a forged From out."""
     deliver(mail(From="Boss <ceo@domain.com>", Sender="ceo@domain.com"), "to@external.com")
-    (message,) = sandbox.accepted
+    message, notice = sandbox.accepted
+    assert "ceo@domain.com" in notice.subject
     assert message.mailbox == "alerts@domain.com"
     assert message.message["From"] == "Boss <alerts@domain.com>"
     assert message.message["Sender"] is None
@@ -159,7 +162,104 @@ def test_what_a_header_claims_is_not_the_sender(sandbox: Sandbox, deliver: Deliv
 
 def test_a_hostile_sender_cannot_shape_the_notice(sandbox: Sandbox, deliver: Deliver) -> None:
     sender = "x\r\nBcc: evil@evil.example\r\n\r\né\udcff@local"
-    assert deliver(mail(), "to@external.com", sender=sender).verdict == "sent"
+    assert deliver(mail(From=None), "to@external.com", sender=sender).verdict == "sent"
     (notice,) = notices(sandbox)
     assert (notice.to, notice.cc, notice.bcc) == (["admin@domain.com"], [], [])
     assert notice.message["Bcc"] is None
+
+
+def test_an_approved_from_of_another_envelope_is_no_override(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """Graph has no envelope: nothing is done to the message."""
+    message = mail(From="network@domain.com")
+    assert deliver(message, "to@external.com", sender="www-data@web.local").verdict == "sent"
+    (accepted,) = sandbox.accepted
+    assert (accepted.mailbox, accepted.message["X-Original-From"]) == ("network@domain.com", None)
+    assert "OVERRIDE" not in home.log()
+    assert (
+        "SENDER: sender 'www-data@web.local' is not approved, goes out as 'network@domain.com'" in home.log()
+    )
+    assert read(home, WINDOW)["counters"]["overridden"] == 0
+
+
+def test_a_from_that_is_replaced_is_an_override_of_it(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    message = mail(From=f"Web <{STRANGER}>")
+    assert deliver(message, "to@external.com", sender="network@domain.com").verdict == "sent"
+    accepted, notice = sandbox.accepted
+    assert accepted.message["From"] == "Web <network@domain.com>"
+    assert notice.subject == f"[postfix-api-relay] Sender replaced: {STRANGER}"
+    assert f"From '{STRANGER}' is not approved, goes out from 'network@domain.com' (OVERRIDE)" in home.log()
+    assert read(home, WINDOW)["counters"]["overridden"] == 1
+
+
+@pytest.mark.parametrize(("silent", "told"), [(STRANGER, 0), ("network@domain.com", 1)])
+def test_a_silent_from_is_replaced_without_a_notice(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, silent: str, told: int
+) -> None:
+    home.configure(SILENT_OVERRIDE_ADDRESSES=[silent])
+    assert deliver(mail(From=STRANGER), "to@external.com", sender="network@domain.com").verdict == "sent"
+    assert len(notices(sandbox)) == told
+    for notice in notices(sandbox):
+        assert re.search(rf"Replaced: +{STRANGER}\r\n", notice.raw.decode())
+
+
+@pytest.mark.parametrize("sender", ["alerts@domain.com", "printer@domain.com", ""])
+def test_the_log_says_as_whom_a_message_really_goes_out(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, sender: str
+) -> None:
+    home.configure(TRUSTED_DEVICE_IPS=["10.1.1.20"], TRUSTED_DEVICE_DOMAINS=["domain.com"])
+    deliver(mail(From="network@domain.com"), "to@external.com", sender=sender, client="10.1.1.20")
+    assert [message.mailbox for message in sandbox.accepted] == ["network@domain.com"]
+    assert re.search(
+        r"SENDER: .* goes out as 'network@domain.com', the approved address in its From", home.log()
+    )
+
+
+def test_a_null_sender_of_a_device_silences_no_failure(sandbox: Sandbox, deliver: Deliver) -> None:
+    """Postfix takes MAIL FROM:<MAILER-DAEMON> for it."""
+    assert deliver(mail(To=None), "to@external.com", sender="", client="10.9.9.9").verdict == "bounced"
+    assert len(notices(sandbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("author", "client", "kept"),
+    [
+        ("user@domain.com", "10.1.1.20", True),
+        ("User <USER@Domain.com>", "10.1.1.20", True),
+        ("user@domain.com", "10.1.1.21", False),
+        ("user@domain.com", "", False),
+        ("user@other.com", "10.1.1.20", False),
+    ],
+)
+@pytest.mark.parametrize("envelope", ["copier@domain.com", "network@domain.com"])
+def test_a_trusted_device_may_send_for_its_users(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, author: str, client: str, kept: bool, envelope: str
+) -> None:
+    """MAIL FROM is the device, and From whoever scans."""
+    home.configure(TRUSTED_DEVICE_IPS=["10.1.1.20"], TRUSTED_DEVICE_DOMAINS=["domain.com"])
+    deliver(mail(From=author), "to@external.com", sender=envelope, client=client)
+    first = sandbox.accepted[0]
+    assert (first.message["From"] == author) == kept
+    assert (first.mailbox.lower() == "user@domain.com") == kept
+    assert len(notices(sandbox)) == (0 if kept else 1)
+
+
+def test_the_domain_of_the_envelope_counts(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(TRUSTED_DEVICE_IPS=["10.1.1.20"], TRUSTED_DEVICE_DOMAINS=["domain.com"])
+    deliver(mail(From="user@domain.com"), "to@external.com", sender="root@copier.local", client="10.1.1.20")
+    assert sandbox.accepted[0].mailbox == "alerts@domain.com"
+
+
+@pytest.mark.parametrize("sender", ["MAILER-DAEMON", "mailer-daemon", "double-bounce@domain.com"])
+def test_a_device_that_calls_itself_postfix_silences_nothing(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, sender: str
+) -> None:
+    assert deliver(mail(From=STRANGER), "to@external.com", sender=sender, client="10.9.9.9").verdict == "sent"
+    assert [notice.subject for notice in notices(sandbox)] == [
+        f"[postfix-api-relay] Sender replaced: {sender}"
+    ]
+    assert deliver(mail(To=None), "to@external.com", sender=sender, client="10.9.9.9").verdict == "bounced"
+    assert len(notices(sandbox)) == 2

@@ -6,13 +6,19 @@ import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, json_answer, ses_error
+from sandbox import Answer, Sandbox, json_answer, ses_error, ses_query_error
 
 DEFERS = {
     "Throttling": 400,
     "ThrottlingException": 400,
     "TooManyRequestsException": 429,
     "LimitExceededException": 400,
+    "RequestThrottled": 400,
+    "SlowDown": 400,
+    "EC2ThrottledException": 400,
+    "ServiceQuotaExceededException": 400,
+    "DailyQuotaExceeded": 400,
+    "RequestAbortedException": 400,
     "ServiceUnavailable": 503,
     "InternalFailure": 500,
     "InternalServiceErrorException": 500,
@@ -32,12 +38,20 @@ ACCOUNT = {
     "ConfigurationSetDoesNotExist": 400,
     "AccessDenied": 403,
     "AccessDeniedException": 403,
+    "OptInRequired": 403,
+    "NotFoundException": 404,
 }
 CREDENTIALS = {
     "InvalidClientTokenId": 403,
     "UnrecognizedClientException": 403,
     "SignatureDoesNotMatch": 403,
     "InvalidSignatureException": 403,
+    "IncompleteSignature": 400,
+    "IncompleteSignatureException": 400,
+    "ExpiredToken": 403,
+    "ExpiredTokenException": 403,
+    "MissingAuthenticationToken": 403,
+    "MissingAuthenticationTokenException": 403,
 }
 MESSAGE = {"MessageRejected": 400, "BadRequestException": 400, "InvalidParameterValue": 400}
 BOUNCES = [
@@ -79,6 +93,112 @@ def test_an_error_that_stays(
     assert alert.to == ["admin@domain.com"]
     assert "Permanent failure" in alert.subject
     assert [request.role for request in sandbox.requests] == ["ses", "ses"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "dsn"),
+    [
+        *((code, status, "4.7.1") for code, status in ACCOUNT.items()),
+        *((code, status, "4.7.0") for code, status in CREDENTIALS.items()),
+        *((code, status, "5.6.0") for code, status in MESSAGE.items()),
+        ("SomethingNew", 400, "4.6.0"),
+        ("SomethingNew", 404, "4.6.0"),
+        ("SomethingNew", 418, "4.6.0"),
+        ("RequestEntityTooLarge", 413, "5.3.4"),
+    ],
+)
+def test_as_shipped_only_a_verdict_about_the_message_bounces(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, status: int, dsn: str
+) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("ses", ses_error(status, code, "What SES says."))
+    delivery = deliver(mail(), "to@external.com")
+    verdict = ("bounced", dsn, 1) if dsn.startswith("5") else ("deferred", dsn, 75)
+    assert delivery[:3] == verdict
+    assert delivery.text.startswith(f"{dsn} SES send_email failed: HTTP {status} {code}: What SES says.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sending paused for this account. For more information, please check the inbox.",
+        "Sending suspended for this account.",
+        "Email address is not verified. The following identities failed the check: alerts@domain.com",
+        "Configuration set <alerts> does not exist.",
+        "Configuration-set alerts is unknown.",
+    ],
+)
+@pytest.mark.parametrize("code", ["MessageRejected", "BadRequestException"])
+def test_a_verdict_about_the_account_in_the_words_of_one_about_the_message(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, text: str
+) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("ses", ses_error(400, code, text))
+    assert deliver(mail(), "to@external.com")[:3] == ("deferred", "4.7.1", 75)
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+@pytest.mark.parametrize("text", ["Please try again later.", "Temporarily unavailable.", "Rate exceeded."])
+@pytest.mark.parametrize("code", ["MessageRejected", "BadRequestException"])
+def test_a_fault_that_passes_in_the_words_of_a_verdict(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, text: str, shipped: bool
+) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=shipped)
+    sandbox.answer("ses", ses_error(400, code, text))
+    assert deliver(mail(), "to@external.com").verdict == "deferred"
+
+
+def test_a_front_end_that_finds_a_request_too_large(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.answer("ses", json_answer(413, {"message": "Request Entity Too Large"}))
+    assert deliver(mail(), "to@external.com")[:3] == ("bounced", "5.3.4", 1)
+
+
+def test_a_message_beyond_what_ses_takes_is_refused_without_a_call(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver
+) -> None:
+    delivery = deliver(mail(b"x" * (30 << 20)), "to@external.com", sender="")
+    assert delivery[:3] == ("bounced", "5.3.4", 1)
+    assert "the message is too large for SES: 41943" in delivery.text
+    assert sandbox.requests == []
+
+
+def test_an_address_with_the_words_of_an_account(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("ses", ses_error(400, "BadRequestException", "Illegal address: <paused@suspended>"))
+    assert deliver(mail(), "to@external.com")[:3] == ("bounced", "5.6.0", 1)
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+@pytest.mark.parametrize("kind", ["text/html", "application/json"])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html><p>Blocked</html>", b"<html><Code>AccessDenied</Code></html>", b"", b'{"error": "blocked"}'],
+)
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 407, 413, 451])
+def test_an_answer_of_something_in_between_is_no_verdict(
+    sandbox: Sandbox,
+    ses: RelayHome,
+    deliver: Deliver,
+    status: int,
+    body: bytes,
+    kind: str,
+    shipped: bool,
+) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=shipped)
+    sandbox.answer("ses", Answer(status, {"Content-Type": kind}, body))
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery[:3] == ("deferred", "4.4.1", 75)
+    assert f"HTTP {status} from something in between, such as a proxy" in delivery.text
+
+
+def test_an_error_in_xml_is_ses_s_own(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    """Its first interface's form, which its front end uses for whoever has no business there."""
+    sandbox.answer("ses", ses_query_error(403, "AccessDenied", "No."))
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery[:3] == ("bounced", "5.7.1", 1)
+    assert "HTTP 403 AccessDenied: No." in delivery.text
 
 
 @pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch"])

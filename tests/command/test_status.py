@@ -166,7 +166,7 @@ def test_all_is_well(watched: Watched) -> None:
 
 def deliver_in_every_way(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     """Two messages are delivered, one of them under another sender, two bounced, and three deferred."""
-    assert deliver(mail(), RECIPIENT, sender="relay@example.org").verdict == "sent"
+    assert deliver(mail(From="relay@example.org"), RECIPIENT, sender="relay@example.org").verdict == "sent"
     assert deliver(mail(), RECIPIENT, sender=STRANGER).verdict == "sent"
     sandbox.answer("sendMail", graph_error_400())
     assert deliver(mail(), RECIPIENT).verdict == "bounced"
@@ -499,7 +499,7 @@ def test_a_state_from_before_there_were_counters(watched: Watched, deliver: Deli
     assert watched.json()["window"]["calls"] == 2
     counters = watched.counted()
     assert {counters[name] for name in COUNTERS} == {0}
-    assert deliver(mail(), RECIPIENT, sender="relay@example.org").verdict == "sent"
+    assert deliver(mail(From="relay@example.org"), RECIPIENT, sender="relay@example.org").verdict == "sent"
     assert watched.json()["window"]["calls"] == 3
     assert watched.counted()["delivered"] == 1
 

@@ -134,7 +134,7 @@ def test_the_hard_stop_does_not_undo_an_acceptance(
 ) -> None:
     change_constants(home, AFTERWARDS_SECONDS=1)
     sandbox.answer("sendMail", Answer(), Answer(action="hang"))
-    delivery = deliver(mail(), "to@external.com", sender="stranger@else.com")
+    delivery = deliver(mail(From=None), "to@external.com", sender="stranger@else.com")
     assert delivery[:3] == ("sent", "2.0.0", 0)
     assert len(sandbox.accepted) == 1
 

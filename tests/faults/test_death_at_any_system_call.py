@@ -22,7 +22,7 @@ from sandbox import Accepted, Sandbox
 
 RECIPIENT = "to@external.com"
 STRANGER = "printer@elsewhere.com"
-MESSAGE = mail(Subject="Alert")
+MESSAGE = mail(Subject="Alert", From=None)
 # An hour, so that on a slow machine no place in the window is free again before all attempts are made.
 WINDOW_SECONDS = 3600
 

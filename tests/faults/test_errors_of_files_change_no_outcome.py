@@ -28,7 +28,7 @@ from sandbox import Sandbox
 RECIPIENT = "to@external.com"
 # An override notice follows, so that all files of the home are written.
 STRANGER = "printer@elsewhere.com"
-MESSAGE = mail(Subject="Alert")
+MESSAGE = mail(Subject="Alert", From=None)
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE", "EROFS")
 CHANGING = ("openat", "write", "rename", "flock", "unlink")
 # A disk that fails can make these fail as well; tried in the long form.

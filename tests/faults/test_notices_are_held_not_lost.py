@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from types import ModuleType
 
 import pytest
 from conftest import Deliver
@@ -14,6 +18,7 @@ from helpers.home import RelayHome
 from helpers.interrupted import interrupted
 from helpers.mail import mail
 from helpers.pipe import Delivery
+from helpers.postfix import add_settings, make_settings
 from helpers.script import change_constants
 from helpers.state import NOTICES, WINDOW, clock, fill_window, held_notices, hold_notices, read
 from helpers.variants import use_ses
@@ -39,7 +44,7 @@ NULL_SENDERS = ["", "<>", "MAILER-DAEMON", "double-bounce@relay.domain.com"]
 
 
 def send(deliver: Deliver, sender: str = STRANGER) -> Delivery:
-    return deliver(mail(), "to@external.com", sender=sender)
+    return deliver(mail(From=None), "to@external.com", sender=sender)
 
 
 def notices(sandbox: Sandbox) -> list[Accepted]:
@@ -110,7 +115,9 @@ def test_many_held_notices_are_one(sandbox: Sandbox, home: RelayHome, deliver: D
 
 
 @pytest.mark.parametrize(
-    "answer", [BUSY, Answer(action="reset-after-read"), Answer(400)], ids=["busy", "reset", "refused"]
+    "answer",
+    [BUSY, Answer(action="reset-after-read"), graph_error(400, "ErrorInvalidRecipients", "Bad.")],
+    ids=["busy", "reset", "refused"],
 )
 def test_held_ones_survive_a_notice_that_is_refused(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
@@ -130,7 +137,7 @@ def test_a_notice_in_which_the_process_dies_is_held(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
     sandbox.answer("sendMail", Answer(), Answer(action="hang"))
-    assert interrupted(sandbox, home, mail(), STRANGER, 2, signal.SIGALRM).verdict == "sent"
+    assert interrupted(sandbox, home, mail(From=None), STRANGER, 2, signal.SIGALRM).verdict == "sent"
     assert held_notices(home, "override") == {STRANGER: 1}
     assert send(deliver).verdict == "sent"
     assert "(and 1 more since" in subjects(sandbox)[0]
@@ -238,7 +245,7 @@ def test_ses_notices_are_told_of_too(sandbox: Sandbox, home: RelayHome, deliver:
 def test_the_header_of_a_notice(sandbox: Sandbox, deliver: Deliver) -> None:
     before = clock()
     odd = "stränger\r\nX-Injected: 1\u2028@domain.com" + "\U0001f600" * 300
-    assert deliver(mail(Subject="Störung"), "to@external.com", sender=odd).verdict == "sent"
+    assert deliver(mail(Subject="Störung", From=None), "to@external.com", sender=odd).verdict == "sent"
     (notice,) = notices(sandbox)
     header = notice.raw.partition(b"\r\n\r\n")[0]
     assert header.isascii()
@@ -253,3 +260,82 @@ def test_the_header_of_a_notice(sandbox: Sandbox, deliver: Deliver) -> None:
     assert abs(time.time() - date) < clock() - before + 2
     assert "St\u00f6rung" in text(notice)
     assert notice.bcc == notice.cc == []
+
+
+def test_a_held_notice_is_told_once_by_several_processes(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    hold_notices(home, "override", {"a@x.org": 7}, age=300)
+    hold_notices(home, "failure", {"b@x.org": 5}, age=300)
+    gate = Event()
+    # The first one to tell the admin is held up in it; the others come meanwhile.
+    sandbox.answer("sendMail", Answer(), Answer(gate=gate))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(send, deliver, "alerts@domain.com")
+        sandbox.wait_for(2)
+        others = [pool.submit(send, deliver, sender) for sender in ("alerts@domain.com", STRANGER)]
+        assert [other.result().verdict for other in others] == ["sent"] * 2
+        gate.set()
+        assert first.result().verdict == "sent"
+    bodies = "".join(map(text, notices(sandbox)))
+    assert (bodies.count("7 x a@x.org"), bodies.count("5 x b@x.org")) == (1, 1)
+    assert (held_notices(home, "override"), held_notices(home, "failure")) == ({}, {})
+
+
+def test_who_died_while_it_told_the_admin_keeps_nothing_back(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    hold_notices(home, "override", {"a@x.org": 7}, age=300)
+    sandbox.answer("sendMail", Answer(), Answer(action="hang"))
+    delivery = interrupted(sandbox, home, mail(), "alerts@domain.com", 2, signal.SIGKILL)
+    assert delivery.status == -signal.SIGKILL
+    assert send(deliver, "alerts@domain.com").verdict == "sent"
+    assert [re.findall(r"7 x a@x\.org", text(notice)) for notice in notices(sandbox)] == [["7 x a@x.org"]]
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e4", "\U0001f600", "\n"])
+def test_the_state_of_notices_stays_small_enough_to_be_read(
+    relay: ModuleType, home: RelayHome, letter: str
+) -> None:
+    """Whoever the senders are: what is too large to be read back counts as not there."""
+    names = [relay.memorable(f"{number}{letter * 5000}@x.org") for number in range(300)]
+    state = {}
+    for kind in ("override", "failure", "credentials", "expiry"):
+        kept = relay.Kept({}, time.time())
+        for name in names:
+            kept.hold(name, time.time())
+            kept.last[name] = time.time()
+        state[kind] = kept.state()
+    assert len(json.dumps(state)) < relay.STATE_SIZE_LIMIT
+    assert len(relay.Kept(state["override"], time.time()).held) >= relay.REMEMBERED_SENDERS
+
+
+def test_with_soft_bounce_a_notice_does_not_say_that_mail_is_returned(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """The relay asks the Postfix that has started it."""
+    for soft, said in (("yes", "Postfix keeps it"), ("no", "Postfix returns it")):
+        config = home.queue / soft
+        config.mkdir()
+        make_settings(config)
+        add_settings(config, [f"soft_bounce = {soft}"])
+        sandbox.accepted.clear()
+        delivery = deliver(mail(To=None), "to@external.com", prefix=("env", f"MAIL_CONFIG={config}"))
+        assert delivery.verdict == "bounced"
+        (notice,) = notices(sandbox)
+        assert said in text(notice)
+        assert ("returns" in text(notice)) == (soft == "no")
+
+
+def test_what_is_on_its_way_is_not_held(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """Several processes send at a time, each its own."""
+    hold_notices(home, "override", {"a@x.org": 5}, age=300)
+    senders = [f"e{number}@x.org" for number in range(5)]
+    sandbox.answer("sendMail", Answer(delay=0.3, times=None))
+    with ThreadPoolExecutor() as pool:
+        deliveries = list(pool.map(lambda sender: send(deliver, sender), senders))
+    assert {delivery.verdict for delivery in deliveries} == {"sent"}
+    told = "".join(map(text, notices(sandbox)))
+    assert told.count("5 x a@x.org") == 1
+    assert not re.search(r"\d x e", told)
+    assert held_notices(home, "override") == {}

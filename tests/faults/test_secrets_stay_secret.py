@@ -222,7 +222,7 @@ def test_a_link_leads_nowhere(
 ) -> None:
     elsewhere = home.put("elsewhere", b"untouched") if target == "file" else home.path / "elsewhere"
     (home.path / name).symlink_to(elsewhere)
-    delivery = deliver(mail(), "to@external.com", sender="stranger@domain.com")
+    delivery = deliver(mail(From=None), "to@external.com", sender="stranger@domain.com")
     assert delivery.verdict == "sent"
     if target == "file":
         assert elsewhere.read_bytes() == b"untouched"

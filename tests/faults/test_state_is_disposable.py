@@ -94,7 +94,7 @@ def content(home: RelayHome, name: str) -> dict[str, Any]:
 
 def check_delivery(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     """Deliver: the message and its notice go out at once, and all files are sound afterwards."""
-    assert deliver(mail(Subject="Alert"), RECIPIENT, sender=STRANGER).verdict == "sent"
+    assert deliver(mail(Subject="Alert", From=None), RECIPIENT, sender=STRANGER).verdict == "sent"
     assert [message.subject for message in sandbox.accepted][:1] == ["Alert"]
     assert "WARNING" not in home.log()
     for name in STATE:
@@ -215,6 +215,6 @@ def test_what_a_link_leads_to_stays_as_it_is(
 def test_a_directory_in_place_of_a_file_is_kept_for_the_admin(home: RelayHome, deliver: Deliver) -> None:
     for name in STATE:
         plant(home, name, full_directory)
-    assert deliver(mail(), RECIPIENT, sender=STRANGER).verdict == "sent"
+    assert deliver(mail(From=None), RECIPIENT, sender=STRANGER).verdict == "sent"
     kept = sorted(path.parent.name.partition(".broken-")[0] for path in home.path.glob(".*/file"))
     assert kept == sorted(STATE)

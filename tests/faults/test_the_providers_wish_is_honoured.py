@@ -149,10 +149,37 @@ def test_only_the_mailbox_that_sent_too_much_is_held_up(
     assert send_from(deliver, SENDERS[2]).verdict == "sent"
 
 
-@pytest.mark.parametrize(
-    ("where", "status", "code"),
-    [("sendMail", 503, "4.3.2"), ("token", 503, "4.3.2"), ("token", 429, "4.4.5")],
-)
+def test_a_mailbox_that_is_closed_is_closed_alone(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """sendMail speaks for one mailbox, whose server may be another than that of the next."""
+    devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
+    home.configure(RATE_LIMIT_SCOPE="sender", **devices)
+    sandbox.answer(
+        "sendMail", graph_error(503, "ErrorMailboxStoreUnavailable", "Later.", {"Retry-After": "120"})
+    )
+    began = clock()
+    assert send_from(deliver, SENDERS[0]).dsn == "4.3.2"
+    expect_pause(home, 120, began)
+    assert send_from(deliver, SENDERS[0]).text.startswith("4.4.5 the provider asked for a pause")
+    assert send_from(deliver, SENDERS[1]).verdict == "sent"
+
+
+@pytest.mark.parametrize("scope", ["relay", "sender"])
+def test_an_acceptance_can_ask_for_a_pause(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, scope: str
+) -> None:
+    home.configure(RATE_LIMIT_SCOPE=scope)
+    sandbox.answer("sendMail", Answer(headers={"Retry-After": "120"}))
+    began = clock()
+    assert send(deliver).verdict == "sent"
+    expect_pause(home, 120, began)
+    expect_paused(sandbox, home, deliver)
+    other = send_from(deliver, SENDERS[1])
+    assert other.verdict == ("sent" if scope == "sender" else "deferred")
+
+
+@pytest.mark.parametrize(("where", "status", "code"), [("token", 503, "4.3.2"), ("token", 429, "4.4.5")])
 def test_a_provider_that_is_closed_is_closed_to_every_mailbox(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where, status: int, code: str
 ) -> None:
@@ -213,7 +240,7 @@ def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome,
         "sendMail", Answer(), graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": "120"})
     )
     began = clock()
-    assert send(deliver, sender="stranger@domain.com").verdict == "sent"
+    assert deliver(mail(From=None), "to@external.com", sender="stranger@domain.com").verdict == "sent"
     expect_pause(home, 120, began)
     expect_paused(sandbox, home, deliver)
 

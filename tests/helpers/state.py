@@ -83,3 +83,12 @@ def held_notices(home: RelayHome, kind: str) -> dict[str, int]:
     """How many notices of a kind are held, by what they are about."""
     found: dict[str, int] = read(home, NOTICES).get(kind, {}).get("held", {})
     return found
+
+
+def pass_by(home: RelayHome, seconds: float) -> None:
+    """Let so many seconds pass for what is remembered of refusals."""
+    with lock_held(home):
+        state = read(home, WINDOW)
+        for entry in state.get("refused", {}).get("by", {}).values():
+            entry[0] -= seconds
+        home.put(WINDOW, json.dumps(state).encode())

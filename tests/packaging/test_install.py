@@ -306,7 +306,7 @@ def test_what_the_admin_has_set_since_is_kept_and_said(installed: Machine) -> No
     add_settings(
         config, ["queue_run_delay = 100s", "smtpd_relay_restrictions = permit_sasl_authenticated, reject"]
     )
-    entry = installed.service().replace("flags=Rq", "flags=Rq null_sender=")
+    entry = installed.service().replace("flags=Rq", "flags=Rq size=0")
     installed.postconf("-M", f"apirelay/unix={entry}")
     [rotation] = installed.logrotate.iterdir()
     rotation.write_text("# daily\n")
@@ -322,7 +322,7 @@ def test_what_the_admin_has_set_since_is_kept_and_said(installed: Machine) -> No
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("flags=Rq", "flags=Rq null_sender="), ("argv=", "argv=/usr/bin/python3 ")]
+    ("old", "new"), [("flags=Rq", "flags=Rq size=0"), ("argv=", "argv=/usr/bin/python3 ")]
 )
 def test_the_limit_can_be_set_in_an_entry_of_the_admins_own(installed: Machine, old: str, new: str) -> None:
     entry = installed.service().replace(old, new)

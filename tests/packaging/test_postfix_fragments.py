@@ -57,6 +57,7 @@ def test_the_transport_hands_over_all_that_the_relay_wants(configuration: Path) 
     assert entry[8:] == [
         "flags=Rq",
         "user=postfix-relay",
+        "null_sender=",
         "argv=/opt/postfix-relay/postfix-api-relay",
         "${sender}",
         "${queue_id}",

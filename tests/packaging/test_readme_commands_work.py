@@ -83,7 +83,7 @@ def configure(machine: Machine, sandbox: Sandbox) -> None:
 
 def normalised(line: str) -> str:
     """A line of the log without what differs from run to run: times, ids and the recipients' order."""
-    line = re.sub(r"^\[\S+\]|\bid='[^']*'|queue_id='[^']*'", "", line)
+    line = re.sub(r"^\[\S+\]|\b(?:message_|queue_)?id='[^']*'", "", line)
     return re.sub(r"recipients=\[(.*?)\]", lambda found: str(sorted(found[1].split(", "))), line)
 
 

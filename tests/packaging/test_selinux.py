@@ -31,7 +31,7 @@ from sandbox import Sandbox, graph_error
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 RELAY, LOGROTATE = "postfix_pipe_t", "logrotate_t"
-MESSAGE = mail(Subject="Alert")
+MESSAGE = mail(Subject="Alert", From=None)
 RECIPIENT = "to@external.com"
 # Not approved, so that the admin is told of it.
 STRANGER = "printer@elsewhere.com"

@@ -60,6 +60,7 @@ def test_cc_and_bcc_in_several_domains_are_one_delivery(
     assert lines(home, "CLASSIFIED") == [
         "CLASSIFIED: to=['to@external.com'] cc=['cc@partner.org'] bcc=['bcc@domain.com']"
         " (mime_to=['to@external.com'] mime_cc=['cc@partner.org'])"
+        f" queue_id={postfix.outcomes()[0].queue_id!r}"
     ]
     [line] = lines(home, "DELIVERED")
     assert line.startswith(

@@ -58,11 +58,8 @@ def test_each_record_of_a_delivery_is_one_line(
     envelope = relay.Envelope(sender, "4ZxTestQid", shape.envelope, client)
     delivery = relay.Relay(str(tmp_path), envelope, load_config(relay), load_secrets(relay), log)
 
-    log.write(f"SENDER: {delivery.decision.reason}")
     with contextlib.suppress(relay.Bounced):
-        delivery.mail = delivery.provider.address(
-            delivery.draft(parse(relay, shape.header + shape.body))
-        )
+        delivery.mail = delivery.provider.address(delivery.draft(parse(relay, shape.header + shape.body)))
         delivery.receipt = relay.Receipt("graph", "id")
         delivery.decision = delivery.decision._replace(overridden=False)
         delivery.after_acceptance()
@@ -116,12 +113,14 @@ def test_a_notice_has_the_relays_own_header_only(sender: str, subject: str) -> N
     envelope = relay.Envelope(sender, "4ZxTestQid", ["a@x.org"], "10.1.1.20")
     mail = relay.Mail("alerts@domain.com", relay.Recipients(["a@x.org"], [], []), subject, b"")
     notices = [
-        relay.override_notice(envelope, mail),
-        relay.failure_notice(envelope, relay.failure("message", subject), subject),
+        relay.override_notice(envelope, sender, mail),
+        relay.failure_notice(envelope, relay.failure("message", subject), subject, False),
+        relay.credentials_notice(envelope, sender, relay.failure("mailbox full", subject), subject),
+        relay.left_out_notice(envelope, [subject]),
     ]
 
     for notice in notices:
-        sent = relay.notice_mail(load_config(relay), notice)
+        sent = relay.notice_mail(load_config(relay), notice, "alerts@domain.com")
         assert sent.recipients == (["admin@domain.com"], [], [])
         assert sorted(field_names(sent.data)) == sorted(
             ["from", "to", "subject", "date", "message-id", "auto-submitted", "x-auto-response-suppress"]

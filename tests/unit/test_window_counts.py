@@ -105,7 +105,7 @@ def test_a_place_that_is_given_back_before_the_sleep_begins_is_taken(
     place, sleep = other.take(1), window.sleep_until
 
     def sleep_later(when: float) -> None:
-        other.settle(place, False)
+        other.settle([place], False)
         sleep(when)
 
     monkeypatch.setattr(window, "sleep_until", sleep_later)
@@ -124,7 +124,7 @@ def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
     window = relay.Window(str(tmp_path), relay.Log())
     with pytest.raises(relay.Deferred) as raised:
         window.take(1, until=ticket[0])
-    window.settle(None, False, raised.value, "deferred")
+    window.settle([], False, relay.Ended("", "", None, raised.value, ("deferred",)))
 
     assert "waiting" not in json.loads(state.read_text())
 
@@ -192,7 +192,7 @@ def test_only_pauses_that_can_be_count() -> None:
 def test_the_reason_of_a_pause_is_kept_to_a_length() -> None:
     state: dict[str, Any] = {}
 
-    relay.keep_pause(state, "", relay.failure("throttled", "", 5), "x" * 9999)
+    relay.keep_pause(state, "", 5, "x" * 9999)
 
     assert len(state["pause_reason"]) == relay.ERROR_LIMIT
 
@@ -204,7 +204,7 @@ NUMBERS = st.one_of(
     st.floats(NOW - 2000, NOW + 2000),
 )
 ENTRIES = st.lists(NUMBERS, min_size=2, max_size=4)
-KEYS = st.sampled_from(["calls", "quota", "limit", "until"])
+KEYS = st.sampled_from(["calls", "quota", "limit", "until", "boot", "refused", "files", "by"])
 VALUES = st.recursive(
     NUMBERS | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
@@ -226,12 +226,14 @@ def test_whatever_is_in_the_state_the_window_is_empty_once_it_has_passed(calls: 
 @example(b'{"calls":' + b"[" * 100_000)
 @example(b'{"quota":{"limit":Infinity,"until":1}}')
 @example(b'{"calls":[]}')
+@example(b'{"boot":[1],"refused":{"files":[],"by":{"":[1,1,1,[],"",{}]}}}')
 def test_whatever_is_in_the_file_a_call_is_made_and_recorded(tmp_path: Path, content: bytes) -> None:
     window = relay.Window(str(tmp_path), relay.Log())
     (tmp_path / ".rate-limit-state").write_bytes(content)
 
-    with window.call(1000):
-        pass
+    window.settle(
+        [window.take(1000)], True, relay.Ended("a@x.org", "4Zx", relay.Receipt("graph", "id"), None, ())
+    )
 
     calls = json.loads((tmp_path / ".rate-limit-state").read_bytes())["calls"]
     assert calls[-1][2] == ALIVE and calls[-1][0] <= calls[-1][1] <= relay.clock()
@@ -301,3 +303,45 @@ def test_no_sixty_seconds_of_the_providers_clock_hold_more_than_the_limit(
             counted.append(now + lasts * part)
 
     assert all(sum(start <= moment < start + 60 for moment in counted) <= limit for start in counted)
+
+
+def held_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, slept: float) -> Any:
+    """A delivery after so many seconds, in some of which the machine was suspended; and its alarms."""
+    relay_of = relay.Relay(
+        str(tmp_path),
+        relay.Envelope("alerts@domain.com", "4Zx", ["a@x.org"], ""),
+        load_config(relay, RATE_LIMIT_MAX_WAIT_SECONDS=90),
+        load_secrets(relay),
+        relay.Log(),
+    )
+    now = relay.clock() + seconds
+    monkeypatch.setattr(relay, "clock", lambda: now)
+    awake = relay.time.clock_gettime(relay.time.CLOCK_MONOTONIC) + seconds - slept
+    monkeypatch.setattr(relay.time, "clock_gettime", lambda _clock: awake)
+    alarms: list[int] = []
+    monkeypatch.setattr(relay.signal, "alarm", alarms.append)
+    return relay_of, alarms
+
+
+@pytest.mark.parametrize(("seconds", "alarm"), [(0, 600), (90, 600), (150, 540)])
+def test_a_delivery_has_its_full_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, alarm: int
+) -> None:
+    delivery, alarms = held_up(monkeypatch, tmp_path, seconds, 0)
+
+    delivery.take()
+
+    assert len(alarms) == 1 and alarm - 2 <= alarms[0] <= alarm
+
+
+@pytest.mark.parametrize(("seconds", "slept"), [(60, 50), (7200, 7200), (100_000, 99_999), (500, 0)])
+def test_a_machine_that_was_suspended_does_not_begin_a_delivery(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, slept: float
+) -> None:
+    delivery, alarms = held_up(monkeypatch, tmp_path, seconds, slept)
+
+    with pytest.raises(relay.Deferred) as raised:
+        delivery.take()
+
+    assert raised.value.code == "4.3.2" and alarms == []
+    assert json.loads((tmp_path / ".rate-limit-state").read_text())["calls"] == []
