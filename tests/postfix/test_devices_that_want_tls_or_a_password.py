@@ -6,9 +6,8 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from helpers.home import RelayHome
@@ -58,13 +57,15 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class NamedSsl(smtplib.SMTP_SSL):
-    """A connection to loopback that wants the certificate to have the relay's name."""
+@pytest.fixture(autouse=True)
+def name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know the relay's name, by which devices connect: the certificate has to have it."""
+    look_up = socket.getaddrinfo
 
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        super().__init__("", 0, "device.domain.com", timeout=30, context=context)
-        self._host = NAME
-        self.connect("127.0.0.1", port)
+    def answer(host: Any, *arguments: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if host == NAME else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
 
 
 @pytest.fixture
@@ -94,13 +95,14 @@ def password(relay: Relay) -> str:
     return found
 
 
-@contextmanager
-def device(port: int) -> Iterator[smtplib.SMTP]:
+def device(port: int) -> smtplib.SMTP:
     """A device's connection."""
-    with smtplib.SMTP("127.0.0.1", port, "device.domain.com", 30) as client:
-        # Whose name the certificate has to have.
-        client._host = NAME  # type: ignore[attr-defined]
-        yield client
+    return smtplib.SMTP(NAME, port, "device.domain.com", 30)
+
+
+def tls_device(port: int, context: ssl.SSLContext) -> smtplib.SMTP_SSL:
+    """The connection of a device that speaks TLS from the first byte."""
+    return smtplib.SMTP_SSL(NAME, port, "device.domain.com", timeout=30, context=context)
 
 
 def submit(client: smtplib.SMTP) -> None:
@@ -122,7 +124,7 @@ def test_port_25_without_tls_still_works(relay: Relay) -> None:
 
 
 def test_tls_from_the_first_byte_on_port_465(relay: Relay) -> None:
-    with NamedSsl(relay.smtps, relay.context()) as client:
+    with tls_device(relay.smtps, relay.context()) as client:
         submit(client)
     relay.wait_for_mail()
 
@@ -146,7 +148,7 @@ def test_a_password_on_port_587(relay: Relay, password: str, mechanism: str) -> 
 
 def test_a_password_on_port_465(relay: Relay, password: str) -> None:
     relay.follow("postconf -e mynetworks=192.0.2.0/24; postfix reload")
-    with NamedSsl(relay.smtps, relay.context()) as client:
+    with tls_device(relay.smtps, relay.context()) as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused, match="Recipient address rejected: Access denied"):
             submit(client)
         client.login("copier", password)
@@ -155,7 +157,7 @@ def test_a_password_on_port_465(relay: Relay, password: str) -> None:
 
 
 def test_port_465_asks_no_password_of_the_networks(relay: Relay, password: str) -> None:
-    with NamedSsl(relay.smtps, relay.context()) as client:
+    with tls_device(relay.smtps, relay.context()) as client:
         submit(client)
     relay.wait_for_mail()
 
