@@ -12,11 +12,13 @@ where fs/namei.c, fs/open.c and fs/exec.c call them:
     rename              rename on it, remove_name, add_name and write on the directory (may_rename)
       over another      also unlink on that
     stat, getxattr      getattr (selinux_inode_getattr, selinux_inode_getxattr)
-    chmod, utimensat,
-    setxattr            setattr (selinux_inode_setattr, selinux_inode_setxattr)
+    chmod, chown,
+    utimensat, setxattr setattr (selinux_inode_setattr, selinux_inode_setxattr)
+    ftruncate           write (selinux_inode_setattr)
     access              read, write or execute as it asks, nothing for F_OK (selinux_inode_permission)
     ioctl               ioctl (selinux_file_ioctl, for the requests that occur here)
     flock               lock (selinux_file_lock)
+    fcntl               lock for its locks, nothing to ask for flags (selinux_file_fcntl)
     execve              execute, read and open, and execute_no_trans where the domain stays the same
                         (selinux_bprm_creds_for_exec)
 
@@ -32,20 +34,35 @@ from typing import Callable, NamedTuple
 
 from helpers.strace import Call
 
-CALL = re.compile(r"\w+\((?P<arguments>.*)\) += (?:-1 (?P<error>E\w+).*|\d\S*)", re.DOTALL)
+CALL = re.compile(r"\w+\((?P<arguments>.*)\) += (?:-1 (?P<error>E\w+).*|\d.*)", re.DOTALL)
 DESCRIPTOR = re.compile(r"\d+<(?P<path>/[^>]*)>")
 # With the directory from which a call "at" one counts.
 NAMED = re.compile(r'(?:(?:AT_FDCWD|\d+)<(?P<directory>[^>]*)>, )?"(?P<name>(?:[^"\\]|\\.)*)"')
 
-# These ask nothing, or what the opening of the file has asked.
-SILENT = {"close", "dup2", "fsync", "getdents64", "lseek", "read", "write"}
+# These ask nothing, or what the opening of the file has asked. Here and below, which call a library makes for
+# one purpose depends on its version.
+SILENT = {
+    *("close", "dup", "dup2", "dup3", "fadvise64", "fdatasync", "fsync", "getdents64", "lseek"),
+    *("copy_file_range", "pread64", "pwrite64", "read", "readv", "sendfile", "write", "writev"),
+}
 ON_DESCRIPTOR = {
     "fchmod": "setattr",
+    "fchown": "setattr",
     "fgetxattr": "getattr",
+    "flistxattr": "getattr",
     "flock": "lock",
+    "fremovexattr": "setattr",
     "fsetxattr": "setattr",
+    "fstat": "getattr",
+    "ftruncate": "write",
     "ioctl": "ioctl",
     "utimensat": "setattr",
+}
+BY_NAME = {"getxattr": "getattr", "newfstatat": "getattr", "statx": "getattr"}
+# fcntl(2) by its command; what it can ask for F_SETFL depends on the flags that the file had.
+FCNTL = {
+    **dict.fromkeys(("F_DUPFD", "F_DUPFD_CLOEXEC", "F_GETFD", "F_SETFD", "F_GETFL"), []),
+    **dict.fromkeys(("F_GETLK", "F_SETLK", "F_SETLKW", "F_OFD_SETLK", "F_OFD_SETLKW"), ["lock"]),
 }
 ACCESS = {"R_OK": "read", "W_OK": "write", "X_OK": "execute"}
 # After these errors nothing but the directories on the way was asked about.
@@ -108,11 +125,12 @@ class Observer:
 
     def _paths(self, name: str, arguments: str) -> list[Path]:
         """The paths that a call is about."""
-        if name in ON_DESCRIPTOR:
+        if name in ON_DESCRIPTOR or name == "fcntl":
             match = DESCRIPTOR.match(arguments)
             assert match, f"not by descriptor: {name}({arguments})"
             return [Path(match["path"])]
         named = list(NAMED.finditer(arguments))[: 2 if name == "rename" else 1]
+        assert named, f"not known: {name}({arguments})"
         return [Path(match["directory"] or "/", match["name"]) for match in named]
 
     def _done(self, call: Call, arguments: str, paths: list[Path]) -> None:
@@ -131,8 +149,12 @@ class Observer:
             return [ACCESS[mode] for mode in re.findall(r"[RWX]_OK", arguments)]
         if call.name == "execve":
             return ["execute", "execute_no_trans", "open", "read"]
-        assert call.name in ("getxattr", "newfstatat"), f"not known: {call.text}"
-        return ["getattr"]
+        if call.name == "fcntl":
+            command = arguments.split(", ")[1]
+            assert command in FCNTL, f"not known: {call.text}"
+            return FCNTL[command]
+        assert call.name in BY_NAME, f"not known: {call.text}"
+        return [BY_NAME[call.name]]
 
     def _open(self, call: Call, arguments: str, path: Path) -> None:
         flags = set(re.findall(r"\bO_\w+", arguments.rpartition('"')[2]))

@@ -129,6 +129,30 @@ def compare(policy: Policy, domain: str, used: dict[Right, str]) -> None:
     assert MEASURED[domain] - set(used) == set(), "the system calls are not read aright"
 
 
+@pytest.mark.parametrize(
+    "text, asked",
+    [
+        ("fstat(3<{file}>, {{st_mode=S_IFREG|0600, st_size=0, ...}}) = 0", "getattr"),
+        ('newfstatat(3<{file}>, "", {{st_mode=S_IFREG|0600, st_size=0, ...}}, AT_EMPTY_PATH) = 0', "getattr"),
+        ('statx(3<{file}>, "", AT_STATX_SYNC_AS_STAT|AT_EMPTY_PATH, STATX_SIZE, {{...}}) = 0', "getattr"),
+        ("fcntl(3<{file}>, F_GETFL) = 0x28800 (flags O_RDONLY|O_NONBLOCK|O_LARGEFILE|O_NOFOLLOW)", ""),
+        ("fcntl(3<{file}>, F_SETLK, {{l_type=F_WRLCK, l_whence=SEEK_SET, l_start=0, l_len=0}}) = 0", "lock"),
+    ],
+)
+def test_the_system_calls_of_any_version_of_a_library_are_read(tmp_path: Path, text: str, asked: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    observer = Observer(tmp_path)
+    observer.see(read_calls(f"1 {text.format(file=file)}"))
+    assert {need.permission for need in observer.needs if need.path == file} == {asked} - {""}
+
+
+@pytest.mark.parametrize("text", ["fallocate(3<{file}>, 0, 0, 1) = 0", "fcntl(3<{file}>, F_SETFL, 0) = 0"])
+def test_a_system_call_that_is_not_known_is_not_passed_over(tmp_path: Path, text: str) -> None:
+    with pytest.raises(AssertionError, match="not known: f"):
+        Observer(tmp_path).see(read_calls(f"1 {text.format(file=tmp_path)}"))
+
+
 # ---------------------------------------------------------------- the relay
 
 
