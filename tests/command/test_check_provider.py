@@ -71,7 +71,7 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: chain.sandbox.stop(),
         "4.4.1 Failed to obtain Graph token: HTTPSConnectionPool(host='localhost', port=…: Failed to"
-        " establish a new connection: [Errno 111] Connection refused'))",
+        " establish a new connection: [Errno 111] Connection refused…",
         "check DNS, firewall and HTTPS_PROXY",
     ),
     "Graph whose name does not resolve": fault(
