@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable
@@ -21,16 +22,23 @@ if TYPE_CHECKING:
 Deliver = Callable[..., Delivery]
 Figures = Callable[..., None]
 FIGURES = pytest.StashKey[list[str]]()
+STDERR = pytest.StashKey[int]()
+# A test takes seconds, or minutes on the slowest machine, and what it starts has a limit of its own; the long
+# forms take hours.
+HANG_SECONDS, NIGHTLY_HANG_SECONDS = 900, 6 * 3600
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option for what takes too long for every run."""
+    """Add the options for what takes too long for every run, and for what takes for ever."""
     parser.addoption("--nightly", action="store_true", help="the long forms of the fault tests; hours")
+    parser.addoption("--hang-seconds", type=float, help="after which a test that has not ended never will")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make room for what the tests measure, and let nothing depend on who has started them, and where."""
     config.stash[FIGURES] = []
+    # What a test prints is caught, but not yet.
+    config.stash[STDERR] = os.dup(2)
     # As pipe(8) has it, for UTC.
     os.environ["TZ"] = ""
     time.tzset()
@@ -43,6 +51,30 @@ def pytest_configure(config: pytest.Config) -> None:
         # A start in the background, or with nohup(1), ignores them, and every child would, too.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+def watch(config: pytest.Config) -> None:
+    """End this process, and print what each of its threads does, if the test does not end: pytest-xdist says
+    which test that was, and goes on with another process. Nothing milder gets out of every wait."""
+    default = NIGHTLY_HANG_SECONDS if config.getoption("--nightly") else HANG_SECONDS
+    seconds = config.getoption("--hang-seconds") or default
+    faulthandler.dump_traceback_later(seconds, exit=True, file=config.stash[STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no test hang."""
+    watch(item.config)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Go on after a failure, at which pytest calls it off: what a test does at its end can hang, too."""
+    if isinstance(node, pytest.Item):
+        watch(node.config)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
