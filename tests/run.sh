@@ -1,7 +1,7 @@
 #!/bin/bash
 # Everything that is checked, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
 #     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
-# Or, with nothing else, the installation in fresh systems:
+# Or the installation, and all of this, in fresh systems:
 #     sudo tests/run.sh --fresh [DEBIAN_RELEASE...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
