@@ -18,7 +18,8 @@ where fs/namei.c, fs/open.c and fs/exec.c call them:
     access              read, write or execute as it asks, nothing for F_OK (selinux_inode_permission)
     ioctl               ioctl (selinux_file_ioctl, for the requests that occur here)
     flock               lock (selinux_file_lock)
-    fcntl               lock for its locks, nothing to ask for flags (selinux_file_fcntl)
+    fcntl               lock for its locks; write to set flags where the file is no longer to be appended to,
+                        else nothing for flags (selinux_file_fcntl)
     execve              execute, read and open, and execute_no_trans where the domain stays the same
                         (selinux_bprm_creds_for_exec)
 
@@ -59,7 +60,7 @@ ON_DESCRIPTOR = {
     "utimensat": "setattr",
 }
 BY_NAME = {"getxattr": "getattr", "newfstatat": "getattr", "statx": "getattr"}
-# fcntl(2) by its command; what it can ask for F_SETFL depends on the flags that the file had.
+# fcntl(2) by its command; what it asks for F_SETFL depends on how the file was opened.
 FCNTL = {
     **dict.fromkeys(("F_DUPFD", "F_DUPFD_CLOEXEC", "F_GETFD", "F_SETFD", "F_GETFL"), []),
     **dict.fromkeys(("F_GETLK", "F_SETLK", "F_SETLKW", "F_OFD_SETLK", "F_OFD_SETLKW"), ["lock"]),
@@ -96,6 +97,8 @@ class Observer:
     def __init__(self, top: Path) -> None:
         self.top = top
         self.needs: dict[Need, str] = {}
+        # Whether the last opening was to append.
+        self._appends: dict[Path, bool] = {}
         self._kinds = {path: "dir" if path.is_dir() else "file" for path in [top, *top.rglob("*")]}
         self._changes: dict[str, Callable[..., None]] = {
             "mkdir": self._mkdir,
@@ -138,10 +141,10 @@ class Observer:
             self._changes[call.name](call, arguments, *paths)
             return
         [path] = paths
-        for permission in self._asked(call, arguments):
+        for permission in self._asked(call, arguments, path):
             self._need(call, permission, path)
 
-    def _asked(self, call: Call, arguments: str) -> list[str]:
+    def _asked(self, call: Call, arguments: str, path: Path) -> list[str]:
         """What a call that changes no directory asks of its file."""
         if call.name in ON_DESCRIPTOR:
             return [ON_DESCRIPTOR[call.name]]
@@ -150,16 +153,22 @@ class Observer:
         if call.name == "execve":
             return ["execute", "execute_no_trans", "open", "read"]
         if call.name == "fcntl":
-            command = arguments.split(", ")[1]
-            assert command in FCNTL, f"not known: {call.text}"
-            return FCNTL[command]
+            return self._asked_by_fcntl(call, arguments, path)
         assert call.name in BY_NAME, f"not known: {call.text}"
         return [BY_NAME[call.name]]
+
+    def _asked_by_fcntl(self, call: Call, arguments: str, path: Path) -> list[str]:
+        _descriptor, command, *value = arguments.split(", ", 2)
+        if command == "F_SETFL" and path in self._appends:
+            return ["write"] if self._appends[path] and "O_APPEND" not in value[0] else []
+        assert command in FCNTL, f"not known: {call.text}"
+        return FCNTL[command]
 
     def _open(self, call: Call, arguments: str, path: Path) -> None:
         flags = set(re.findall(r"\bO_\w+", arguments.rpartition('"')[2]))
         if path not in self._kinds:
             self._add(call, path, "file")
+        self._appends[path] = "O_APPEND" in flags
         self._need(call, "open", path)
         if "O_WRONLY" not in flags:
             self._need(call, "read", path)

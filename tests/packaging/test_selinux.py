@@ -147,6 +147,26 @@ def test_the_system_calls_of_any_version_of_a_library_are_read(tmp_path: Path, t
     assert {need.permission for need in observer.needs if need.path == file} == {asked} - {""}
 
 
+@pytest.mark.parametrize(
+    "opened, then, asked",
+    [
+        ("O_RDONLY|O_NONBLOCK", "O_RDONLY", set()),
+        ("O_WRONLY|O_APPEND", "O_WRONLY|O_APPEND|O_NONBLOCK", set()),
+        ("O_WRONLY|O_APPEND", "O_WRONLY", {"write"}),
+    ],
+)
+def test_only_who_stops_appending_asks_for_more(
+    tmp_path: Path, opened: str, then: str, asked: set[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    observer = Observer(tmp_path)
+    observer.see(read_calls(f'1 openat(AT_FDCWD</>, "{file}", {opened}) = 3<{file}>'))
+    before = set(observer.needs)
+    observer.see(read_calls(f"1 fcntl(3<{file}>, F_SETFL, {then}) = 0"))
+    assert {need.permission for need in set(observer.needs) - before} == asked
+
+
 @pytest.mark.parametrize("text", ["fallocate(3<{file}>, 0, 0, 1) = 0", "fcntl(3<{file}>, F_SETFL, 0) = 0"])
 def test_a_system_call_that_is_not_known_is_not_passed_over(tmp_path: Path, text: str) -> None:
     with pytest.raises(AssertionError, match="not known: f"):
