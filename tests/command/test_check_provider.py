@@ -59,13 +59,13 @@ PROVIDER_FAULTS = {
         lambda chain: setattr(chain.sandbox, "secret", "another"),
         "5.7.8 Failed to obtain Graph token: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret"
         " provided. Trace ID: … Correlation ID: …",
-        "check api-secrets.json",
+        "API_SECRET is not the Value of a client secret, but perhaps its Secret ID; check api-secrets.json",
     ),
     "another tenant": fault(
         "FAIL",
         lambda chain: chain.secrets(API_TENANT_OR_REGION="elsewhere"),
         "5.7.8 Failed to obtain Graph token: HTTP 400 invalid_request: AADSTS90002: Tenant not found. …",
-        "check api-secrets.json",
+        "API_TENANT_OR_REGION is no tenant's id; check api-secrets.json",
     ),
     "provider that is away": fault(
         "FAIL",
@@ -100,14 +100,14 @@ PROVIDER_FAULTS = {
         lambda chain: chain.use_ses(API_ID="another"),
         "5.7.8 SES get_send_quota failed: HTTP 403 InvalidClientTokenId: The security token included in the"
         " request is invalid.",
-        "check api-secrets.json",
+        "API_ID is no access key id, or that key is inactive; check api-secrets.json",
     ),
     "SES's other secret": fault(
         "FAIL",
         lambda chain: chain.use_ses(API_SECRET="another"),
         "5.7.8 SES get_send_quota failed: HTTP 403 SignatureDoesNotMatch: The request signature we calculated"
         " does not match.",
-        "check api-secrets.json",
+        "API_SECRET is not the secret access key of API_ID; check api-secrets.json",
     ),
     "SES and a wrong clock": fault(
         "FAIL",

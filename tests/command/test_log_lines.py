@@ -92,6 +92,27 @@ def test_a_permanent_failure_has_its_traceback(sandbox: Sandbox, home: RelayHome
     assert len(records(home)) > 6
 
 
+def test_what_the_relay_itself_refuses_has_none(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """It is no fault that somebody has to look into."""
+    assert deliver(mail(To=None), "to@external.com").dsn == "5.7.1"
+    assert deliver(mail(), "no address").dsn == "5.1.3"
+    assert deliver(mail(b"x" * 3_500_000), "to@external.com").dsn == "5.3.4"
+    assert home.log().count(" BOUNCED: ") == 3
+    assert "Traceback" not in home.log()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "dsn"),
+    [(413, "ErrorMessageSizeExceeded", "5.3.4"), (400, "ErrorInvalidRecipients", "5.1.3")],
+)
+def test_the_same_verdict_of_the_provider_has_its_traceback(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, code: str, dsn: str
+) -> None:
+    sandbox.answer("sendMail", graph_error(status, code, "No."))
+    assert deliver(mail(), "to@external.com").dsn == dsn
+    assert "Traceback (most recent call last)" in home.log()
+
+
 def test_the_log_can_lie_elsewhere(home: RelayHome, deliver: Deliver) -> None:
     home.configure(LOG_FILE_PATH=str(home.path / "other.log"))
     deliver(mail(), "to@external.com")

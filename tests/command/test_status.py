@@ -28,7 +28,7 @@ from helpers.state import (
 from helpers.state_faults import FAULTS, NOTICE_CONTENT, QUOTA, WINDOW_CONTENT, holding_json, plant
 from helpers.strace import trace
 from prometheus_client.parser import text_string_to_metric_families
-from sandbox import Answer, Sandbox, graph_error
+from sandbox import Answer, Sandbox, entra_error, graph_error
 
 FORMATS = ("text", "json", "prometheus")
 RECIPIENT = "to@external.com"
@@ -555,3 +555,141 @@ def test_counting_takes_no_further_write(sandbox: Sandbox, home: RelayHome) -> N
     assert renames(home, to=WINDOW, To=None) == 4
     counters = read(home, WINDOW)["counters"]
     assert [counters[name] for name in COUNTERS] == [1, 2, 1, 1, 0, 1]
+
+
+# ---------------------------------------------------------------- what the provider refuses
+
+UPS = "ups@example.org"
+DENIED = graph_error(403, "ErrorAccessDenied", "Access is denied.")
+EXPIRED = entra_error(401, "invalid_client", 7000222, "The provided client secret keys are expired.")
+UNKNOWN = graph_error(400, "NeverHeardOf", "What Graph says.")
+
+
+def send(deliver: Deliver, mailbox: str = UPS) -> str:
+    """Hand over a message of this mailbox, and say what became of it."""
+    return deliver(mail(From=mailbox), RECIPIENT, sender=mailbox).verdict
+
+
+@pytest.mark.parametrize("defer", [True, False])
+def test_refused_credentials_are_critical_at_once(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
+) -> None:
+    """Whether mail waits for them or goes back, and with the key that is to be edited in the first line."""
+    watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
+    assert watched.show().status == 0
+    sandbox.answer("token", EXPIRED._replace(times=None))
+    assert send(deliver) == ("deferred" if defer else "bounced")
+    shown = watched.show()
+    assert shown.status == 2
+    summary = shown.text.splitlines()[0]
+    assert " - the provider refuses all mail since " in summary
+    for part in (
+        "4.7.0" if defer else "5.7.8",
+        "AADSTS7000222",
+        "API_SECRET has expired: make a new client secret, and put its Value there",
+    ):
+        assert part in summary
+    assert "\nrefused:     the credentials " in shown.text
+    assert watched.show("prometheus").metrics["window_refused"] == 1
+
+
+@pytest.mark.parametrize("defer", [True, False])
+def test_a_refused_mailbox_is_critical_until_its_mail_is_accepted(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
+) -> None:
+    watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
+    sandbox.answer("sendMail", DENIED)
+    assert send(deliver) == ("deferred" if defer else "bounced")
+    for accepted in ([], [SITE["DEFAULT_FROM_ADDRESS"]]):
+        assert [send(deliver, mailbox) for mailbox in accepted] == ["sent"] * len(accepted)
+        found = watched.json()
+        assert found["status"] == "CRITICAL"
+        (problem,) = found["problems"]
+        assert f"the provider refuses mail of {UPS} since " in problem
+        assert "ErrorAccessDenied: Access is denied.; check what the app or key may send as" in problem
+    if defer:
+        assert by_hand(watched.home, "--send-test", RECIPIENT).returncode == 0
+    else:
+        assert send(deliver) == "sent"
+    assert watched.json()["problems"] == []
+
+
+@pytest.mark.parametrize("name", ["relay-config.json", "api-secrets.json"])
+def test_what_went_back_is_forgotten_with_a_change_of_either_file(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver, name: str
+) -> None:
+    sandbox.answer("sendMail", DENIED)
+    assert send(deliver) == "bounced"
+    assert watched.show().status == 2
+    file = watched.home.path / name
+    watched.home.put(name, file.read_bytes() + b"\n", file.stat().st_mode & 0o777)
+    assert watched.show().status == 0
+
+
+def test_what_went_back_is_forgotten_after_a_day(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver
+) -> None:
+    sandbox.answer("sendMail", DENIED)
+    assert send(deliver) == "bounced"
+    state = read(watched.home, WINDOW)
+    for age, status in ((86000, 2), (86500, 0)):
+        state["trouble"]["by"][UPS][0] = clock() - age
+        watched.home.put(WINDOW, json.dumps(state).encode())
+        assert watched.show().status == status
+
+
+def test_what_went_back_stops_no_mail(sandbox: Sandbox, watched: Watched, deliver: Deliver) -> None:
+    sandbox.answer("sendMail", DENIED)
+    assert [send(deliver), send(deliver)] == ["bounced", "sent"]
+    assert "trouble" not in read(watched.home, WINDOW)
+
+
+@pytest.mark.parametrize("defer", [True, False])
+def test_one_refused_message_is_a_warning(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
+) -> None:
+    watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
+    sandbox.answer("sendMail", UNKNOWN)
+    assert send(deliver) == ("deferred" if defer else "bounced")
+    shown = watched.show()
+    assert shown.status == 1
+    assert f" - the provider refuses a message of {UPS} since " in shown.text
+    assert re.search(r"\nlast error:  .* [45]\.6\.0 Graph sendMail failed: HTTP 400 NeverHeardOf", shown.text)
+    assert send(deliver) == "sent"
+    assert watched.show().status == 0
+
+
+def test_a_refused_test_message_is_nobodys_lost_mail(sandbox: Sandbox, watched: Watched) -> None:
+    before = watched.json()["window"]["counters"]
+    sandbox.answer("sendMail", DENIED)
+    for address in (RECIPIENT, "no address@"):
+        assert by_hand(watched.home, "--send-test", address).returncode == 1
+    found = watched.json()
+    assert (found["status"], found["window"]["last_error"]) == ("OK", None)
+    assert {**found["window"]["counters"], "since": 0} == {**before, "since": 0}
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        None,
+        {"files": 1, "by": [1]},
+        {"by": {UPS: [1, 2]}},
+        {"by": {UPS: ["now", 0, 1, "too large", "text", 0, True]}},
+        {"by": {UPS: ["now", 0, 1, ["mailbox"], "text", 0, True]}},
+        {"by": {UPS: ["later", 0, 1, "mailbox", "text", 0, True]}},
+    ],
+)
+def test_what_is_noted_in_a_strange_way_is_no_trouble(
+    sandbox: Sandbox, watched: Watched, deliver: Deliver, trouble: Any
+) -> None:
+    sandbox.answer("sendMail", DENIED)
+    send(deliver)
+    state = read(watched.home, WINDOW)
+    if isinstance(trouble, dict):
+        trouble.setdefault("files", state["trouble"]["files"])
+    for entry in trouble["by"].values() if trouble and isinstance(trouble["by"], dict) else ():
+        entry[0] = {"now": clock(), "later": clock() + 86400}.get(entry[0], entry[0])
+    watched.home.put(WINDOW, json.dumps({**state, "trouble": trouble}).encode())
+    assert watched.show().status == 0
+    assert send(deliver) == "sent"

@@ -34,6 +34,20 @@ def test_a_message_waits_for_its_place_in_graphs_limit(example: RelayHome) -> No
     assert "WAITING: rate limit reached (28/28 per minute), a place opens at " in example.log()
 
 
+def test_a_burst_of_one_sender_makes_one_notice(
+    sandbox: Sandbox, example: RelayHome, deliver: Deliver
+) -> None:
+    """The others would take places from mail; they are counted in the next notice."""
+    for number in range(20):
+        delivery = deliver(mail(From="ups@elsewhere.com"), "to@external.com", sender="ups@elsewhere.com")
+        assert delivery.verdict == "sent", number
+    told = [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
+    assert (len(told), len(sandbox.accepted)) == (1, 21)
+    assert json.loads((example.path / ".notice-state").read_text())["override"]["held"] == {
+        "ups@elsewhere.com": 19
+    }
+
+
 def test_the_limit_of_ses_is_the_accounts(sandbox: Sandbox, example: RelayHome, deliver: Deliver) -> None:
     limits = {key: value for key, value in EXAMPLE.items() if key.startswith("RATE_LIMIT")}
     use_ses(example)

@@ -76,6 +76,11 @@ def test_the_outcomes_are_the_scripts(relay: ModuleType) -> None:
     assert table("Outcomes") == expected
 
 
+def test_what_a_refusal_means_is_the_scripts(relay: ModuleType) -> None:
+    expected = [[f"`{code}`", hint] for code, hint in relay.HINTS.items()]
+    assert table("Refused credentials") == expected
+
+
 def setting_rows(relay: ModuleType, kind: type) -> list[list[str]]:
     """The rows that the script's table of settings asks for."""
     rows = []
