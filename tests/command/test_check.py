@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -186,6 +187,21 @@ def secret(**changes: object) -> Callable[[Chain], object]:
     return lambda chain: chain.secrets(**changes)
 
 
+def twice(name: str, key: str, value: object) -> Callable[[Chain], object]:
+    """The file with this key once more at its end."""
+
+    def make(chain: Chain) -> None:
+        file = chain.home.path / name
+        text = file.read_text().rstrip().removesuffix("}")
+        file.write_text(f"{text}, {json.dumps(key)}: {json.dumps(value)}}}")
+
+    return make
+
+
+SINGLE = "single address, such as alerts@domain.com: it matches nothing"
+DOMAIN = "domain, such as domain.com: it matches nothing"
+
+
 def credentials_until(days: int) -> Callable[[Chain], object]:
     return lambda chain: chain.secrets(API_EXPIRATION_DATE=in_days(days))
 
@@ -201,9 +217,91 @@ FILE_FAULTS = {
     "configuration that is not JSON": fault(
         "FAIL",
         holding(CONFIG, '{"API_ID": "a",}'),
-        f"HOME/{CONFIG} is not valid JSON: …",
+        f"HOME/{CONFIG} is not valid JSON: line 1, column 15: a comma too many: none stands in front of a"
+        " closing bracket",
+        EDIT_CONFIG,
+        '      {"API_ID": "a",}',
+        "                    ^",
+        NOT_TRIED,
+    ),
+    "configuration with a password in the line that is not JSON": fault(
+        "FAIL",
+        holding(CONFIG, '{\n"HTTPS_PROXY": "http://user:client-secret@proxy:3128" "a": 1}'),
+        f"HOME/{CONFIG} is not valid JSON: line 2, column 54: a comma is missing here",
         EDIT_CONFIG,
         NOT_TRIED,
+    ),
+    "secrets that are not JSON": fault(
+        "FAIL",
+        holding(SECRETS, '{"API_ID": "client-secret", // the id\n"API_SECRET": "client-secret"}'),
+        f"HOME/{SECRETS} is not valid JSON: line 1, column 29: JSON has no comments: use a key that begins"
+        " with _comment",
+        EDIT_SECRETS,
+        NOT_TRIED,
+    ),
+    "key that stands twice": fault(
+        "warn",
+        twice(CONFIG, "VALID_FROM_ADDRESSES", ["relay@example.org"]),
+        f"key 'VALID_FROM_ADDRESSES' stands twice in HOME/{CONFIG}: the last one counts",
+        EDIT_CONFIG,
+    ),
+    "tenant with a blank at its start": fault(
+        "warn",
+        secret(API_TENANT_OR_REGION=" tenant-id"),
+        f"API_TENANT_OR_REGION in HOME/{SECRETS} has a blank, or a character that cannot be seen, at its"
+        " start or end",
+        EDIT_SECRETS,
+        "FAIL  5.7.8 Failed to obtain Graph token: …; API_TENANT_OR_REGION is no tenant's id;"
+        " check api-secrets.json",
+    ),
+    "secret with a character that cannot be seen": fault(
+        "warn",
+        secret(API_SECRET="client-secret\u200b"),
+        f"API_SECRET in HOME/{SECRETS} has a blank, or a character that cannot be seen, at its start or end",
+        EDIT_SECRETS,
+        "FAIL  5.7.8 Failed to obtain Graph token: …; API_SECRET is not the Value of a client secret, but"
+        " perhaps its Secret ID; check api-secrets.json",
+    ),
+    "senders that match nothing": fault(
+        "warn",
+        configured(
+            VALID_FROM_ADDRESSES=["*@example.org", "@example.org", "ups@example.org"],
+            SILENT_OVERRIDE_ADDRESSES=["a@example.org, b@example.org", "UPS <ups@example.org>", "x@y.org"],
+        ),
+        f"VALID_FROM_ADDRESSES: '*@example.org' is no {SINGLE}",
+        EDIT_CONFIG,
+        f"warn  VALID_FROM_ADDRESSES: '@example.org' is no {SINGLE}; {EDIT_CONFIG}",
+        "warn  SILENT_OVERRIDE_ADDRESSES: 'a@example.org, b@example.org' is no single address, such as"
+        f" ups@domain.com: it matches nothing; {EDIT_CONFIG}",
+        "warn  SILENT_OVERRIDE_ADDRESSES: 'UPS <ups@example.org>' is no single address, such as"
+        f" ups@domain.com: it matches nothing; {EDIT_CONFIG}",
+    ),
+    "domains that match nothing": fault(
+        "warn",
+        configured(
+            TRUSTED_DEVICE_DOMAINS=[
+                *("@example.org", "example.net.", ".example.net", "*.example.net", "https://example.net"),
+                *("local", "b\u00fccher.example", "[10.1.1.5]", "a-b.example.net"),
+            ]
+        ),
+        f"TRUSTED_DEVICE_DOMAINS: '@example.org' is no {DOMAIN}",
+        EDIT_CONFIG,
+        *(
+            f"warn  TRUSTED_DEVICE_DOMAINS: {entry!r} is no {DOMAIN}; {EDIT_CONFIG}"
+            for entry in ("example.net.", ".example.net", "*.example.net", "https://example.net")
+        ),
+    ),
+    "wait that ends too early": fault(
+        "warn",
+        configured(RATE_LIMIT_MAX_WAIT_SECONDS=59),
+        "RATE_LIMIT_MAX_WAIT_SECONDS is 59: in a full window a place may open after 60 s only",
+        EDIT_CONFIG,
+    ),
+    "limit above Graph's": fault(
+        "warn",
+        configured(RATE_LIMIT_PER_MINUTE=31),
+        "RATE_LIMIT_PER_MINUTE is 31: Graph takes 30 a minute from a mailbox",
+        EDIT_CONFIG,
     ),
     "configuration that is no object": fault(
         "FAIL", holding(CONFIG, "[1]"), f"HOME/{CONFIG} must hold a JSON object {{…}}", EDIT_CONFIG, NOT_TRIED
@@ -372,6 +470,27 @@ FILE_FAULTS = {
 
 
 FAULTS = {**HOME_FAULTS, **FILE_FAULTS}
+
+
+def test_numbers_that_do_as_they_say_are_fine(chain: Chain) -> None:
+    for wait, limit in ((0, 0), (60, 30), (300, None)):
+        chain.configure(RATE_LIMIT_MAX_WAIT_SECONDS=wait, RATE_LIMIT_PER_MINUTE=limit)
+        assert chain.check().problems == []
+    chain.use_ses()
+    chain.configure(RATE_LIMIT_PER_MINUTE=840)
+    assert chain.check().problems == []
+
+
+def test_the_verdict_is_the_last_line(chain: Chain) -> None:
+    """Chain.check() compares its numbers with what was found."""
+    number = len(chain.check().lines)
+    assert chain.check().verdict == f"ok    {number} of {number} checks: the relay is ready"
+    chain.configure(RATE_LIMIT_MAX_WAIT_SECONDS=59)
+    assert chain.check().verdict == (
+        f"ok    {number} of {number + 1} checks, warn 1: the relay is ready; see to what begins with warn"
+    )
+    chain.sandbox.secret = "another"
+    assert ", warn 1, FAIL 1: the relay is not ready; fix what begins with FAIL" in chain.check().verdict
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 
@@ -10,6 +11,7 @@ from conftest import Deliver
 from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
+from helpers.pipe import run
 from helpers.state import WINDOW, fill_window, read
 from sandbox import Sandbox, graph_error
 
@@ -181,7 +183,62 @@ def test_a_wrong_option_is_told_of_in_one_line(home: RelayHome, arguments: list[
     assert line.startswith(f"postfix-api-relay: error: {said}")
 
 
-@pytest.mark.parametrize("argument", ["--no-such-option", "--format", "check", "-c"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--chek"], "unknown option --chek: did you mean --check?"),
+        (["--stats", "--format", "json"], "unknown option --stats: did you mean --status?"),
+        (["--home", "/srv", "--sendtest", "a@b.org"], "unknown option --sendtest: did you mean --send-test?"),
+        (["--no-such-option"], "unknown option --no-such-option: see --help"),
+        (["--no\nsuch", "a", "b", "c", "d"], "unknown option --no such: see --help"),
+    ],
+)
+def test_a_slip_is_told_of_in_one_line_and_counts_for_nothing(
+    home: RelayHome, arguments: list[str], said: str
+) -> None:
+    done = by_hand(home, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"postfix-api-relay: error: {said}\n"
+    assert (home.log(), read(home, WINDOW)) == ("", {})
+
+
+@pytest.mark.parametrize("arguments", [["--chek"], ["--chek", "4ZxTestQid"], ["--chek", "a@b.org", ""]])
+def test_what_postfix_starts_is_never_a_slip(home: RelayHome, arguments: list[str]) -> None:
+    """Its sender may be called so, and the status of a slip would bounce the mail."""
+    assert run(home, [str(home.script), *arguments], mail())[:3] == ("deferred", "4.3.5", 75)
+
+
+def test_a_message_by_hand_may_have_a_sender_like_a_slip(sandbox: Sandbox, home: RelayHome) -> None:
+    home.configure(NOTIFY_ON_OVERRIDE=False, MISSING_VISIBLE_RECIPIENT="deliver")
+    done = by_hand(home, "--chek@domain.com", "4ZxTestQid", RECIPIENT, "", user="nobody")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(sandbox.accepted) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--status", "json"], "--status does not take 'json'"),
+        (["--send-test", "admin"], "--send-test does not take 'admin'"),
+        (["--send-test", "a@b.org", "c"], "--send-test does not take 'a@b.org c'"),
+    ],
+)
+def test_what_a_command_does_not_take_is_named(home: RelayHome, arguments: list[str], said: str) -> None:
+    done = by_hand(home, *arguments)
+    assert done.returncode == 75
+    assert done.stderr == f"4.3.5 {said}; see --help, and argv= in master.cf"
+
+
+def test_on_a_terminal_an_error_is_a_line_of_its_own(home: RelayHome) -> None:
+    """Postfix takes it without a line end, behind which a shell's prompt would stand."""
+    terminal, end = os.openpty()
+    subprocess.run([home.script, "check"], stderr=end, timeout=60)
+    os.close(end)
+    with open(terminal, "rb", buffering=0) as output:
+        assert output.read(4096).endswith(b"; see --help, and argv= in master.cf\r\n")
+
+
+@pytest.mark.parametrize("argument", ["--format", "check", "-c"])
 def test_what_could_be_a_sender_defers(home: RelayHome, argument: str) -> None:
     done = by_hand(home, argument)
     assert (done.returncode, done.stdout) == (75, "")
@@ -191,8 +248,9 @@ def test_what_could_be_a_sender_defers(home: RelayHome, argument: str) -> None:
     assert done.stderr.endswith("; see --help, and argv= in master.cf")
 
 
-def test_help_names_the_commands(home: RelayHome) -> None:
-    done = by_hand(home, "--help")
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_names_the_commands(home: RelayHome, option: str) -> None:
+    done = by_hand(home, option)
     assert done.returncode == 0
     start = "       postfix-api-relay [--home DIR] "
     for usage in (

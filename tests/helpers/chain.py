@@ -16,19 +16,33 @@ from helpers.postfix import PROJECT, add_settings, age_settings, replaced
 from helpers.script import change_constants
 
 CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
+# How a line begins that belongs to the finding above it.
+BELOW = "      "
 EDIT_CONFIG, EDIT_SECRETS = f"edit HOME/{CONFIG}", f"edit HOME/{SECRETS}"
 
 
 class Checked(NamedTuple):
-    """What --check ended with and printed."""
+    """What --check ended with and printed: its findings, and the verdict at the end."""
 
     status: int
     lines: list[str]
+    verdict: str
 
     @property
     def problems(self) -> list[str]:
         """The lines that an admin has to look at."""
         return [line for line in self.lines if not line.startswith("ok    ")]
+
+
+def expected_verdict(levels: list[str]) -> str:
+    """The line that --check is to end with after findings of these levels."""
+    tally = f"ok    {levels.count('ok')} of {len(levels)} checks"
+    for level in ("warn", "FAIL"):
+        if level in levels:
+            tally += f", {level} {levels.count(level)}"
+    if "FAIL" in levels:
+        return f"{tally}: the relay is not ready; fix what begins with FAIL"
+    return f"{tally}: the relay is ready" + ("; see to what begins with warn" if "warn" in levels else "")
 
 
 class Chain:
@@ -55,10 +69,12 @@ class Chain:
         assert done.stderr == ""
         assert "client-secret" not in done.stdout
         assert not any(token in done.stdout for token in self.sandbox.tokens)
-        lines = done.stdout.splitlines()
-        assert {line[:6] for line in lines} <= {"ok    ", "warn  ", "FAIL  "}
-        assert done.returncode == any(line.startswith("FAIL") for line in lines)
-        return Checked(done.returncode, lines)
+        *lines, verdict = done.stdout.splitlines()
+        levels = [line[:4].strip() for line in lines if not line.startswith(BELOW)]
+        assert set(levels) <= {"ok", "warn", "FAIL"}
+        assert done.returncode == ("FAIL" in levels)
+        assert verdict == expected_verdict(levels)
+        return Checked(done.returncode, lines, verdict)
 
     def expanded(self, line: str) -> str:
         """A line with the paths of this installation in place of HOME, QUEUE, POSTFIX and ROTATION, and with
