@@ -1,7 +1,13 @@
-#!/bin/bash
+#!/usr/bin/env -S bash
 # Makes a Debian, Ubuntu, Fedora or RHEL machine the relay, or brings an installed relay up to date: see --help.
 # Asks nothing. Every step looks at what is there and changes only what differs, so that it can be repeated at
 # any time, also after a run that stopped in the middle.
+#
+# The next three lines hold for any shell, and with the line ends of Windows, which the "#" behind them takes in:
+# "sh postfix/install.sh" goes on in bash, and files that came by way of Windows are refused.
+CRLF="the line ends of Windows (CRLF): unpack the release on this machine, or run: find . -path ./.git -prune -o -type f -exec sed -i 's/\r\$//' {} +" #
+! grep -q "$(printf '\r')" "$0" "$(dirname "$0")"/*.sh || { printf '%s\n' "${0##*/}: $(dirname "$0") has files with $CRLF" >&2; exit 1; } #
+[ -n "${BASH_VERSION-}" ] && [ "${BASH##*/}" != sh ] || exec bash "$0" "$@" #
 set -euo pipefail
 umask 022
 PATH=$PATH:/usr/sbin:/sbin
@@ -20,6 +26,7 @@ SHIPPED_ACCOUNT=postfix-relay
 POSTFIX_CONFIG=/etc/postfix
 LOGROTATE_CONFIG=/etc/logrotate.d
 RELAY_HOME='' ACCOUNT='' NETWORKS='' PROVIDER='' MAXPROC='' OPEN='' DRY_RUN='' UNINSTALL=''
+REPLACE_MTA=''
 
 CHANGES=0
 FILES_SAVED=''
@@ -42,9 +49,10 @@ upgrade: it changes only what differs, and what you have set differently since i
   --user NAME                the relay's account (default: as it is, $SHIPPED_ACCOUNT at first)
   --postfix-config DIR       Postfix's configuration (default: /etc/postfix)
   --logrotate-config DIR     logrotate's configuration (default: /etc/logrotate.d)
+  --replace-mta              let Postfix take the place of another mail server, which apt then removes
   --i-know-this-is-an-open-relay
                              allow networks that are not private
-  --help                     print this
+  --help, -h                 print this
 END
 }
 
@@ -112,9 +120,10 @@ parse_options() {
             --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         esac
         case $1 in
-            --help) usage && exit ;;
+            --help | -h) usage && exit ;;
             --dry-run) DRY_RUN=yes ;;
             --uninstall) UNINSTALL=yes ;;
+            --replace-mta) REPLACE_MTA=yes ;;
             --i-know-this-is-an-open-relay) OPEN=yes ;;
             --networks | --provider | --maxproc | --home | --user | --postfix-config | --logrotate-config)
                 [ -n "${2-}" ] || fail "$1 needs a value: see --help"
@@ -184,6 +193,18 @@ quietly() {
     "$@" >"$SCRATCH/output" 2>&1
 }
 
+# with_dots COMMAND...: a dot on descriptor 3 every five seconds shows that it still works.
+with_dots() {
+    local dots status=0 began=$SECONDS
+    while sleep 5 >/dev/null 2>&1 3>&- && kill -0 $$ 2>/dev/null; do printf . >&3; done 2>/dev/null &
+    dots=$!
+    # What it starts may stay, and must not keep the descriptor.
+    "$@" 3>&- || status=$?
+    kill "$dots" 2>/dev/null || true
+    [ $((SECONDS - began)) -lt 5 ] || echo >&3
+    return "$status"
+}
+
 # reason: the last line of what the last quiet command printed.
 reason() {
     tail -n 1 "$SCRATCH/output"
@@ -244,6 +265,8 @@ require_project() {
     for file in "$SCRIPT" {relay-config,api-secrets}.json.example postfix/{main,master}.cf \
         "logrotate/$SCRIPT" selinux/{build.sh,"$MODULE.te","$MODULE.fc"}; do
         [ -f "$PROJECT/$file" ] || fail "$PROJECT/$file is missing: unpack the whole release and run it there"
+        ! grep -q $'\r' "$PROJECT/$file" ||
+            fail "$PROJECT/$file has $CRLF"
     done
 }
 
@@ -269,7 +292,27 @@ put_packages() {
     names=$(missing_packages "${triples[@]}")
     [ -n "$names" ] || return 0
     mapfile -t wanted <<<"$names"
-    change "install the packages ${wanted[*]}" 'mend that with apt or dnf' add_packages "${wanted[@]}"
+    [[ " ${wanted[*]} " != *' postfix '* ]] || require_no_other_mta
+    change "install the packages ${wanted[*]}" 'mend that with apt or dnf' \
+        with_dots add_packages "${wanted[@]}" 3>&1
+}
+
+# dnf removes none: Fedora's mail servers stand beside each other.
+require_no_other_mta() {
+    local others
+    others=$(other_mta)
+    [ -n "$others" ] || return 0
+    [ -n "$REPLACE_MTA" ] ||
+        fail "$others is this machine's mail server, and apt would remove it for Postfix: take another machine, or add --replace-mta"
+    echo "note: apt removes $others, and leaves its configuration in /etc"
+}
+
+# other_mta: the installed packages that Debian has in the place of Postfix, with blanks between them.
+other_mta() {
+    is_there dpkg-query || return 0
+    # shellcheck disable=SC2016
+    dpkg-query -W -f='${db:Status-Abbrev}|${Package}|${Provides}\n' 2>/dev/null |
+        sed -n 's/^.i *|\([^|]*\)|.*mail-transport-agent.*/\1/p' | grep -vx postfix | paste -sd ' ' - || true
 }
 
 # Graph does without boto3, which RHEL has in EPEL only.
@@ -410,8 +453,13 @@ put_secrets() {
         put_new 600 "$SCRATCH/$SECRETS" "$file"
         return
     fi
-    [ -z "$PROVIDER" ] || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
+    [ -z "$PROVIDER" ] || is_set_provider "$file" || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
     has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$file"
+}
+
+# is_set_provider FILE: whether the account's file names the provider that was asked for.
+is_set_provider() {
+    runuser -u "$ACCOUNT" -- grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$PROVIDER\"" "$1"
 }
 
 put_log() {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import re
 import sys
 from collections.abc import Iterable
 from typing import Union
@@ -79,6 +80,9 @@ def as_asked(entry: str) -> str:
         network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""))
     except ValueError as error:
         sys.exit(f"{error}: {FORM}")
+    if "/" not in entry and re.search(r"\.0$|::$", entry.replace("]", "")):
+        bits = 64 if network.version == 6 else 24
+        sys.exit(f"{entry} is one address: name the network with its mask, such as {entry}/{bits}")
     if "%" in entry:
         sys.exit(f"{entry} names an interface, which Postfix does not know there: {FORM}")
     if network.version == 6:

@@ -49,17 +49,32 @@ add_packages() {
 }
 
 apt_install() (
-    export DEBIAN_FRONTEND=noninteractive
+    # Where no name server answers, each name would take half a minute.
+    export DEBIAN_FRONTEND=noninteractive RES_OPTIONS='timeout:3 attempts:1'
     case " $* " in
         # Until it is configured, it sends nothing and listens on this host alone.
         *" postfix "*) echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections ;;
     esac
     # A machine that was just started brings itself up to date, and holds apt's locks; for the one of an update
     # apt itself does not wait.
-    local options=(-q -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
-    again apt-get update "${options[@]}" </dev/null &&
+    local options=(-q -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
+        -o DPkg::Lock::Timeout=300)
+    again apt_update "${options[@]}" &&
         apt-get install "${options[@]}" -y --no-install-recommends "$@" </dev/null
 )
+
+# apt_update OPTION...: apt itself calls it a success where no server has answered.
+apt_update() {
+    local said status=0
+    said=$(apt-get update "$@" 2>&1 </dev/null) || status=$?
+    printf '%s\n' "$said"
+    if [[ $'\n'$said =~ $'\n'(E|W|Err):?[^$'\n']* && ! $'\n'$said =~ $'\n'(Hit|Get): ]]; then
+        [[ ! $said =~ (Temporary failure|Could not|Cannot|Unable to connect|timed out)[^$'\n']* ]] ||
+            printf 'no package server answers: %s\n' "${BASH_REMATCH[0]}"
+        return 100
+    fi
+    return "$status"
+}
 
 # again COMMAND...: runs it until it succeeds, three times at most.
 again() {

@@ -7,7 +7,9 @@ import json
 import os
 import pwd
 import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,9 +73,9 @@ def install_without_home(machine: Machine, *options: str) -> str:
     return done.stdout
 
 
-def stderr_of(machine: Machine, *options: str) -> str:
+def stderr_of(machine: Machine, *options: str, project: Path = PROJECT) -> str:
     """What the installer prints when it refuses to go on: one line."""
-    done = machine.attempt(*options)
+    done = machine.attempt(*options, project=project)
     assert done.returncode == 1, done.stdout
     assert re.fullmatch(r"install\.sh: .*\n", done.stderr), done.stderr
     return done.stderr
@@ -279,6 +281,12 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     ]
     assert {name: (installed.home / name).read_text() for name in marks} == marks
     assert "own-" not in "".join(said)
+    # Nor is anything said of a provider that stands there already.
+    file = installed.home / "api-secrets.json"
+    shipped = (PROJECT / "api-secrets.json.example").read_text()
+    file.write_text(shipped.replace('"API_PROVIDER": "graph"', '"API_PROVIDER" : "ses"'))
+    assert "kept: " not in installed.install("--dry-run", "--provider", "ses")
+    assert f"kept: {file}; --provider is for" in installed.install("--dry-run", "--provider", "graph")
     assert f"kept: {installed.home}/api-secrets.json; --provider is for a new one only" in said[1]
 
 
@@ -710,6 +718,11 @@ def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: s
         (["--user", "postfix"], "the account postfix is Postfix's own"),
         (["--networks", "10.1.2.3/24"], "10.1.2.3/24 has host bits set: write networks like"),
         (["--networks", " , "], "--networks names none: write networks like"),
+        (
+            ["--networks", "10.1.0.0/16,192.168.1.0"],
+            "192.168.1.0 is one address: name the network with its mask, such as 192.168.1.0/24",
+        ),
+        (["--networks", "fd00:1::"], "name the network with its mask, such as fd00:1::/64"),
     ],
 )
 def test_options_that_make_no_sense_are_explained(
@@ -720,12 +733,18 @@ def test_options_that_make_no_sense_are_explained(
     assert machine.tree() == before
 
 
+def test_one_device_may_be_named_without_a_mask(machine: Machine) -> None:
+    said = machine.install("--dry-run", "--networks", "192.168.1.20,10.1.1.100,[fd00:1::5]")
+    assert "-> 127.0.0.0/8, [::1]/128, 192.168.1.20/32, 10.1.1.100/32, [fd00:1::5]/128\n" in said
+
+
 def test_options_may_have_an_equals_sign(machine: Machine) -> None:
     assert "-> 127.0.0.0/8, [::1]/128, 10.1.0.0/16" in machine.install("--dry-run", "--networks=10.1.0.0/16")
 
 
 def test_help_names_every_option() -> None:
     text = run(str(PROJECT / "postfix" / "install.sh"), "--help")
+    assert run(str(PROJECT / "postfix" / "install.sh"), "-h") == text
     source = (PROJECT / "postfix" / "install.sh").read_text()
     accepted = set(
         re.findall(r"--[a-z-]+", source[source.index("parse_options() {") : source.index("take_option() {")])
@@ -740,6 +759,124 @@ def test_a_release_without_the_modes_of_its_programs_will_do(machine: Machine, u
             file.chmod(0o644)
     done = machine.run("bash", *machine.command(project=upgrade))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
+def test_it_may_be_started_by_any_shell(machine: Machine, shell: str) -> None:
+    done = machine.run(shell, *machine.command("--dry-run", "--networks", "10.1.0.0/16"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "-> 127.0.0.0/8, [::1]/128, 10.1.0.0/16\n" in done.stdout
+
+
+def test_a_bash_that_is_called_sh_is_not_taken_for_bash(machine: Machine) -> None:
+    """As on Fedora, where it then lacks what the installer needs."""
+    bash = shutil.which("bash")
+    assert bash
+    (machine.programs / "sh").symlink_to(bash)
+    done = machine.run(str(machine.programs / "sh"), *machine.command("--dry-run"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+SHELLS = [
+    "postfix/install.sh",
+    "postfix/packages.sh",
+]
+OTHERS = [
+    "postfix-api-relay",
+    "relay-config.json.example",
+    "postfix/main.cf",
+    "postfix/master.cf",
+    "logrotate/postfix-api-relay",
+    "selinux/build.sh",
+]
+
+
+@pytest.mark.parametrize("name", [*SHELLS, *OTHERS])
+@pytest.mark.parametrize("start", [[], ["sh"], ["bash"]], ids=["itself", "sh", "bash"])
+def test_files_with_the_line_ends_of_windows_are_refused_and_can_be_fixed(
+    machine: Machine, upgrade: Path, name: str, start: list[str]
+) -> None:
+    file, before = upgrade / name, machine.tree()
+    text = file.read_bytes()
+    file.write_bytes(text.replace(b"\n", b"\r\n"))
+    done = machine.run(*start, *machine.command("--dry-run", project=upgrade))
+    assert (done.returncode, done.stdout, machine.tree()) == (1, "", before)
+    (line,) = done.stderr.splitlines()
+    where = upgrade / "postfix" if name in SHELLS else file
+    assert line.startswith(f"install.sh: {where} has ")
+    assert " the line ends of Windows (CRLF): unpack the release on this machine, or run: find " in line
+    fixed = subprocess.run(["bash", "-ec", line.partition("or run: ")[2]], cwd=upgrade, timeout=60)
+    assert (fixed.returncode, file.read_bytes()) == (0, text)
+
+
+# ---------------------------------------------------------------- packages
+
+
+def without_postfix(machine: Machine, project: Path, body: str) -> Path:
+    """The release on a machine that seems to lack Postfix's package; `body` is what apt-get does."""
+    with (project / "postfix" / "packages.sh").open("a") as packages:
+        packages.write("is_there() { [[ $1 != postfix ]]; }\n")
+    machine.replace("apt-get", body)
+    machine.replace("debconf-set-selections")
+    return project
+
+
+DPKG = """\
+printf '%s\n' 'ii |postfix|mail-transport-agent' 'rc |sendmail-bin|mail-transport-agent' \
+    'ii |mailutils|mailx' 'ii |exim4-daemon-light|default-mta, mail-transport-agent' 'ii |bash|'"""
+
+
+def test_another_mail_server_is_not_removed_unless_that_is_wanted(machine: Machine, upgrade: Path) -> None:
+    project = without_postfix(machine, upgrade, "exit 0")
+    machine.replace("dpkg-query", DPKG)
+    before = machine.tree()
+    done = machine.attempt(project=project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "install.sh: exim4-daemon-light is this machine's mail server, and apt would remove it for Postfix:"
+        " take another machine, or add --replace-mta\n"
+    )
+    assert (machine.tree(), machine.called("apt-get")) == (before, [])
+    said = machine.install("--replace-mta", project=project)
+    assert said.startswith("note: apt removes exim4-daemon-light, and leaves its configuration in /etc\n")
+    assert machine.called("apt-get")[-1].endswith(" postfix")
+
+
+def test_where_postfix_is_the_only_mail_server_nothing_is_said_of_others(
+    machine: Machine, upgrade: Path
+) -> None:
+    project = without_postfix(machine, upgrade, "exit 0")
+    machine.replace("dpkg-query", "printf '%s\n' 'ii |postfix|mail-transport-agent' 'ii |bash|'")
+    assert machine.install(project=project).startswith("install the packages postfix\n")
+
+
+def test_a_long_installation_shows_that_it_works(machine: Machine, upgrade: Path) -> None:
+    project = without_postfix(machine, upgrade, 'echo apt says much; [ "$1" = update ] || sleep 11')
+    said = machine.install(project=project)
+    assert said.startswith("install the packages postfix\n..\ncreate the group "), said
+
+
+# What apt says, and calls a success.
+NO_ANSWER = """\
+echo "Err:1 http://deb.debian.org/debian stable InRelease"
+echo "  Temporary failure resolving 'deb.debian.org'"
+echo "W: Some index files failed to download. They have been ignored, or old ones used instead."
+"""
+
+
+def test_where_no_server_answers_the_run_ends_with_that(machine: Machine, upgrade: Path) -> None:
+    project = without_postfix(machine, upgrade, NO_ANSWER)
+    machine.replace("sleep")
+    complaint = stderr_of(machine, project=project)
+    reason = "(no package server answers: Temporary failure resolving 'deb.debian.org')"
+    assert f"could not install the packages postfix {reason}: " in complaint
+    assert not any(" install " in call for call in machine.called("apt-get"))
+
+
+def test_one_server_that_answers_is_enough(machine: Machine, upgrade: Path) -> None:
+    project = without_postfix(machine, upgrade, f"{NO_ANSWER}echo 'Hit:2 http://other stable InRelease'")
+    machine.install(project=project)
+    assert machine.called("apt-get")[-1].endswith(" postfix")
 
 
 def test_an_incomplete_release_is_told(machine: Machine, upgrade: Path) -> None:

@@ -34,7 +34,6 @@ MISTAKES = {
     "comma before a bracket": ('{"A": ["b"@@, ]}', TRAILING),
     "no end": ('{"A": 1@@', EARLY),
     "no end after a comma": ('{"A": 1@@,\n', EARLY),
-    "nothing": ("@@", EARLY),
     "no closing quote": ('{"A": "b,@@\n "B": 1}', "the closing quote is missing"),
     "no closing quote at all": ('{"A": @@"b}', "the closing quote is missing"),
     "Python's words": ('{"A": @@True}', "true, false and null are written in small letters"),
@@ -99,6 +98,15 @@ def test_of_a_long_line_the_place_is_shown() -> None:
     _, line, mark = problem.below.split("\n")
     assert len(line) <= 106
     assert line[mark.index("^") - 1 : mark.index("^") + 2] == "5 6"
+
+
+def test_a_line_that_has_nothing_of_json_is_not_shown() -> None:
+    """It may be a secret that was pasted into the wrong file."""
+    for text in ("aB3~xyz", "{\naB3~xyz\n}", ""):
+        problem = refusal(text.encode())
+        assert problem.below == ""
+        assert "xyz" not in problem.text
+    assert refusal(b"").text.endswith(f"line 1, column 1: {EARLY}")
 
 
 @given(st.text() | st.binary())
