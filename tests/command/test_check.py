@@ -13,7 +13,7 @@ import pytest
 from helpers.by_hand import by_hand, in_days, tree
 from helpers.chain import CONFIG, EDIT_CONFIG, EDIT_SECRETS, SECRETS, Chain, expect_fault, fault, mended
 from helpers.home import LOG, RelayHome
-from helpers.state import lock_held
+from helpers.state import TOKEN, WINDOW, lock_held
 from sandbox import Sandbox
 
 NOT_TRIED = f"warn  the provider is not tried; mend HOME/{CONFIG} and HOME/{SECRETS} first"
@@ -22,15 +22,15 @@ NOT_TRIED = f"warn  the provider is not tried; mend HOME/{CONFIG} and HOME/{SECR
 def test_a_sound_chain(chain: Chain) -> None:
     checked = chain.check()
     expected = [
-        "home directory HOME belongs to nobody",
+        "the secrets in HOME belong to nobody",
+        "only root can replace what is root's in HOME",
         "home directory HOME is closed to others",
-        "HOME/postfix-api-relay belongs to nobody and has mode 0755",
+        "HOME/postfix-api-relay belongs to root and has mode 0755",
         "HOME/__pycache__/… is up to date",
         "the service account can write its state in HOME",
         f"the service account can write to HOME/{LOG}",
-        f"HOME/{CONFIG} belongs to nobody and has mode 0644",
+        f"HOME/{CONFIG} belongs to root and has mode 0644",
         f"HOME/{CONFIG} is complete",
-        f"HOME/{SECRETS} belongs to nobody and has mode 0600",
         f"HOME/{SECRETS} is complete",
         f"the credentials end in 365 days, on {in_days(365)}",
         "requests … for /usr/bin/python3",
@@ -41,7 +41,7 @@ def test_a_sound_chain(chain: Chain) -> None:
         "this machine's clock is … s off the provider's",
         "default_transport is apirelay:api-relay",
         "the transport has flags R and q",
-        "the transport runs as nobody, HOME belongs to nobody",
+        "the transport runs as nobody, the secrets in HOME belong to nobody",
         "argv= hands over ${sender} ${queue_id} ${recipient} ${client_address}",
         "the transport starts HOME/postfix-api-relay in HOME",
         "apirelay_destination_recipient_limit is 0",
@@ -60,16 +60,44 @@ def open_to_others(name: str, mode: int) -> Callable[[Chain], object]:
     return lambda chain: (chain.home.path / name).chmod(mode)
 
 
-def outdated_cache(chain: Chain) -> None:
-    os.utime(chain.home.script, (1, 1))
+def given(name: str, account: str) -> Callable[[Chain], object]:
+    return lambda chain: shutil.chown(chain.home.path / name, account)
 
 
-def in_another_length(chain: Chain) -> None:
-    """The script with a line more, and the same time: as an upgrade from a package may leave it."""
-    status = chain.home.script.stat()
-    with chain.home.script.open("a") as file:
-        file.write("\n")
-    os.utime(chain.home.script, ns=(status.st_atime_ns, status.st_mtime_ns))
+def own_directory_for_the_cache(chain: Chain) -> None:
+    """As the account makes one, where there is none."""
+    shutil.rmtree(chain.home.path / "__pycache__")
+    (chain.home.path / "__pycache__").mkdir()
+    chain.home.own(chain.home.path / "__pycache__")
+
+
+def own_cache(chain: Chain) -> None:
+    """As after a chown of the directory alone, in which it was put before."""
+    [cache] = (chain.home.path / "__pycache__").iterdir()
+    chain.home.own(cache)
+
+
+def state_of_roots(name: str) -> Callable[[Chain], object]:
+    def leave(chain: Chain) -> None:
+        (chain.home.path / name).write_text("{}")
+
+    return leave
+
+
+def linked(name: str) -> Callable[[Chain], object]:
+    """A link of the account's, to a file of its own."""
+
+    def link(chain: Chain) -> None:
+        file, other = chain.home.path / name, chain.home.queue / name
+        shutil.move(file, other)
+        chain.home.own(other)
+        file.symlink_to(other)
+
+    return link
+
+
+def second_name(chain: Chain) -> None:
+    os.link(chain.home.path / SECRETS, chain.home.queue / SECRETS)
 
 
 def link_as_log(chain: Chain) -> None:
@@ -78,62 +106,66 @@ def link_as_log(chain: Chain) -> None:
 
 
 WIDE = "others could hold the relay's lock, or change its files"
-CACHE = "HOME/__pycache__/… is missing or old: each start takes twice as long"
-CACHE_CURE = "runuser -u nobody -- /usr/bin/python3 -m py_compile HOME/postfix-api-relay"
-GUARD_SCRIPT = "chown nobody: HOME/postfix-api-relay; chmod go-w HOME/postfix-api-relay"
+OPEN = "is open to others than root, who could change the program or its configuration"
+CLOSE = "chown root:$(id -g nobody) HOME; chmod 1770 HOME"
+CACHE = "others than root could change HOME/__pycache__/…"
+CACHE_CURE = "rm -r HOME/__pycache__; HOME/postfix-api-relay --check"
+GUARD_SCRIPT = (
+    "install -T -m 0755 postfix-api-relay HOME/postfix-api-relay.new"
+    " && mv -T HOME/postfix-api-relay.new HOME/postfix-api-relay"
+)
+GUARD_CONFIG = (
+    f"mv -T HOME/{CONFIG} HOME/{CONFIG}.old; runuser -u nobody -- cat HOME/{CONFIG}.old"
+    f" | install -T -m 0644 /dev/stdin HOME/{CONFIG}.new && mv -T HOME/{CONFIG}.new HOME/{CONFIG}"
+)
+OF_ANOTHER = "belongs to root: the service account cannot replace it"
+SERVICE = f"$(stat -c %U HOME/{LOG})"
+NEW_SECRETS = (
+    f"mv -T HOME/{SECRETS} HOME/{SECRETS}.old; install -o {SERVICE} -m 0600 {SECRETS}.example HOME/{SECRETS}"
+)
 HOME_FAULTS = {
     "home open to others": mended(
         "warn",
-        lambda chain: chain.home.path.chmod(0o755),
-        f"home directory HOME has mode 0755: {WIDE}",
-        "chmod 0750 HOME",
+        lambda chain: chain.home.path.chmod(0o1775),
+        f"home directory HOME has mode 1775: {WIDE}",
+        CLOSE,
     ),
     "home that others can write to": mended(
         "FAIL",
-        lambda chain: chain.home.path.chmod(0o757),
-        f"home directory HOME has mode 0757: {WIDE}",
-        "chmod 0750 HOME",
+        lambda chain: chain.home.path.chmod(0o1777),
+        f"home directory HOME has mode 1777: {WIDE}",
+        CLOSE,
     ),
-    "home that its group can write to": mended(
-        "warn",
-        lambda chain: chain.home.path.chmod(0o770),
-        f"home directory HOME has mode 0770: {WIDE}",
-        "chmod 0750 HOME",
+    "home without the sticky bit": mended(
+        "FAIL", lambda chain: chain.home.path.chmod(0o770), f"HOME {OPEN}", CLOSE
     ),
-    "home closed to its owner": mended(
+    "home of the account's": mended(
+        "FAIL", lambda chain: chain.home.own(chain.home.path), f"HOME {OPEN}", CLOSE
+    ),
+    "home that its group cannot write to": mended(
         "FAIL",
-        lambda chain: chain.home.path.chmod(0o550),
+        lambda chain: chain.home.path.chmod(0o1750),
         "the state cannot be written in HOME: Permission denied",
-        "chown nobody: HOME; chmod u+rwx HOME",
+        CLOSE,
     ),
-    "script that others can write to": mended(
-        "FAIL",
-        open_to_others("postfix-api-relay", 0o757),
-        "HOME/postfix-api-relay belongs to nobody and has mode 0757: others could change it",
-        GUARD_SCRIPT,
+    "home of another group": mended(
+        "warn",
+        lambda chain: (os.chown(chain.home.path, 0, 1), chain.home.path.chmod(0o1771)),
+        f"home directory HOME has mode 1771: {WIDE}",
+        CLOSE,
+        f"FAIL  the state cannot be written in HOME: Permission denied; {CLOSE}",
     ),
-    "script that its group can write to": mended(
-        "FAIL",
-        open_to_others("postfix-api-relay", 0o775),
-        "HOME/postfix-api-relay belongs to nobody and has mode 0775: others could change it",
-        GUARD_SCRIPT,
+    "state of root's": mended(
+        "FAIL", state_of_roots(WINDOW), f"HOME/{WINDOW} {OF_ANOTHER}", f"rm -r HOME/{WINDOW}"
     ),
-    "script of another account": mended(
-        "FAIL",
-        lambda chain: os.chown(chain.home.script, 1, 1),
-        "HOME/postfix-api-relay belongs to daemon and has mode 0755: others could change it",
-        GUARD_SCRIPT,
+    "half a state of root's": mended(
+        "FAIL", state_of_roots(f"{TOKEN}.new"), f"HOME/{TOKEN}.new {OF_ANOTHER}", f"rm -r HOME/{TOKEN}.new"
     ),
-    "no bytecode cache": mended(
-        "warn", lambda chain: shutil.rmtree(chain.home.path / "__pycache__"), CACHE, CACHE_CURE
-    ),
-    "bytecode cache of another time": mended("warn", outdated_cache, CACHE, CACHE_CURE),
-    "bytecode cache of another script": mended("warn", in_another_length, CACHE, CACHE_CURE),
     "log of root's": mended(
         "FAIL",
         lambda chain: chain.own_by_root(LOG),
         f"the log HOME/{LOG} cannot be written: Permission denied",
-        f"chown nobody: HOME/{LOG}; chmod u+w HOME/{LOG}",
+        f"chown -h nobody: HOME/{LOG}; runuser -u nobody -- chmod u+w HOME/{LOG}",
     ),
     "log that is a link": mended(
         "FAIL",
@@ -147,6 +179,43 @@ HOME_FAULTS = {
         f"no file in ROTATION names HOME/{LOG}: it grows for ever",
         f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
         " > ROTATION/postfix-api-relay",
+    ),
+}
+
+
+# Their cures put the shipped program there, or compile what is there.
+PROGRAM_FAULTS = {
+    "script that others can write to": mended(
+        "FAIL",
+        open_to_others("postfix-api-relay", 0o757),
+        "HOME/postfix-api-relay belongs to root and has mode 0757: others could change it",
+        GUARD_SCRIPT,
+    ),
+    "script that its group can write to": mended(
+        "FAIL",
+        open_to_others("postfix-api-relay", 0o775),
+        "HOME/postfix-api-relay belongs to root and has mode 0775: others could change it",
+        GUARD_SCRIPT,
+    ),
+    "script of another account": mended(
+        "FAIL",
+        given("postfix-api-relay", "daemon"),
+        "HOME/postfix-api-relay belongs to daemon and has mode 0755: others could change it",
+        GUARD_SCRIPT,
+    ),
+    "script of the account's": mended(
+        "FAIL",
+        given("postfix-api-relay", "nobody"),
+        "HOME/postfix-api-relay belongs to nobody and has mode 0755: others could change it",
+        GUARD_SCRIPT,
+    ),
+    "directory of the bytecode cache of the account's": mended(
+        "FAIL",
+        own_directory_for_the_cache,
+        CACHE,
+        CACHE_CURE,
+        "warn  HOME/__pycache__/… is missing or old: each start takes twice as long;"
+        " run this as root, which compiles it: HOME/postfix-api-relay --check",
     ),
 }
 
@@ -167,9 +236,7 @@ def directory(name: str) -> Callable[[Chain], object]:
     return make
 
 
-def for_the_group_of_the_directory(chain: Chain) -> None:
-    """That is root's, and pipe(8) takes the one of the account."""
-    os.chown(chain.home.path, chain.home.account.pw_uid, 0)
+def for_roots_group(chain: Chain) -> None:
     chain.own_by_root(CONFIG)
     (chain.home.path / CONFIG).chmod(0o640)
 
@@ -211,7 +278,21 @@ FILE_FAULTS = {
         "FAIL",
         without(CONFIG),
         f"Config file not found: HOME/{CONFIG}",
-        f"install -o nobody -m 0644 {CONFIG}.example HOME/{CONFIG}",
+        f"install -o root -m 0644 {CONFIG}.example HOME/{CONFIG}",
+        NOT_TRIED,
+    ),
+    "configuration of the account's": mended(
+        "FAIL",
+        given(CONFIG, "nobody"),
+        f"HOME/{CONFIG} belongs to nobody and has mode 0644: others could change it",
+        GUARD_CONFIG,
+        NOT_TRIED,
+    ),
+    "configuration that is a link": mended(
+        "FAIL",
+        linked(CONFIG),
+        f"HOME/{CONFIG} belongs to root and has mode 0777: others could change it",
+        GUARD_CONFIG,
         NOT_TRIED,
     ),
     "configuration that is not JSON": fault(
@@ -307,22 +388,22 @@ FILE_FAULTS = {
     "configuration that others can write to": mended(
         "FAIL",
         open_to_others(CONFIG, 0o666),
-        f"HOME/{CONFIG} belongs to nobody and has mode 0666: others could change it",
-        f"chown nobody: HOME/{CONFIG}; chmod go-w HOME/{CONFIG}",
+        f"HOME/{CONFIG} belongs to root and has mode 0666: others could change it",
+        GUARD_CONFIG,
         NOT_TRIED,
     ),
     "configuration that the service cannot read": mended(
         "FAIL",
         for_root_alone,
         f"Config file HOME/{CONFIG} cannot be read: Permission denied",
-        f"chown nobody: HOME/{CONFIG}; chmod 0644 HOME/{CONFIG}",
+        f"chmod 0644 HOME/{CONFIG}",
         NOT_TRIED,
     ),
     "configuration that root's group can read": mended(
         "FAIL",
-        for_the_group_of_the_directory,
+        for_roots_group,
         f"Config file HOME/{CONFIG} cannot be read: Permission denied",
-        f"chown nobody: HOME/{CONFIG}; chmod 0644 HOME/{CONFIG}",
+        f"chmod 0644 HOME/{CONFIG}",
         NOT_TRIED,
     ),
     "configuration that is a directory": fault(
@@ -410,22 +491,38 @@ FILE_FAULTS = {
         "FAIL",
         without(SECRETS),
         f"Secrets file not found: HOME/{SECRETS}",
-        f"install -o nobody -m 0600 {SECRETS}.example HOME/{SECRETS}",
-        NOT_TRIED,
+        f"install -o {SERVICE} -m 0600 {SECRETS}.example HOME/{SECRETS}",
+    ),
+    "secrets that are a link": fault(
+        "FAIL",
+        linked(SECRETS),
+        f"Secrets file HOME/{SECRETS} is a link, or no regular file",
+        NEW_SECRETS,
+    ),
+    "secrets that are a file of elsewhere": fault(
+        "FAIL",
+        second_name,
+        f"Secrets file HOME/{SECRETS} is a link, or no regular file",
+        NEW_SECRETS,
+    ),
+    "secrets that are a directory": fault(
+        "FAIL",
+        directory(SECRETS),
+        f"Secrets file HOME/{SECRETS} is a link, or no regular file",
+        NEW_SECRETS,
     ),
     "secrets open to others": mended(
         "FAIL",
         open_to_others(SECRETS, 0o644),
         f"Secrets file HOME/{SECRETS}: permissions are 0o644, expected 0o600",
-        f"chown nobody: HOME/{SECRETS}; chmod 0600 HOME/{SECRETS}",
+        f"chown -h nobody: HOME/{SECRETS}; runuser -u nobody -- chmod 0600 HOME/{SECRETS}",
         NOT_TRIED,
     ),
     "secrets of root's": mended(
         "FAIL",
         lambda chain: chain.own_by_root(SECRETS),
-        f"Secrets file HOME/{SECRETS} cannot be read: Permission denied",
-        f"chown nobody: HOME/{SECRETS}; chmod 0600 HOME/{SECRETS}",
-        NOT_TRIED,
+        f"Secrets file HOME/{SECRETS} belongs to root, as whom nothing is delivered",
+        f"chown -h {SERVICE}: HOME/{SECRETS}; runuser -u {SERVICE} -- chmod 0600 HOME/{SECRETS}",
     ),
     "secret of another type": fault(
         "FAIL",
@@ -496,11 +593,21 @@ def test_each_fault_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
     expect_fault(chain, FAULTS[name])
 
 
+@pytest.mark.parametrize("name", PROGRAM_FAULTS)
+def test_a_program_that_others_can_change_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+    fault = PROGRAM_FAULTS[name]
+    fault.make(chain)
+    problems = chain.check().problems
+    chain.expect(problems, fault.lines)
+    chain.mend(problems[0])
+    assert chain.problems_anew() == []
+
+
 def test_the_example_files_are_not_enough(chain: Chain) -> None:
     for name in (CONFIG, SECRETS):
         (chain.home.path / name).unlink()
-    for line in chain.check().problems[:2]:
-        chain.mend(line)
+    for _ in (CONFIG, SECRETS):
+        chain.mend(chain.check().problems[0])
     required = {
         CONFIG: ("ADMIN_NOTIFICATION_EMAIL", "DEFAULT_FROM_ADDRESS"),
         SECRETS: ("API_TENANT_OR_REGION", "API_ID", "API_SECRET"),
@@ -549,10 +656,10 @@ def test_a_script_out_of_the_services_reach(chain: Chain) -> None:
         f"warn  {started}, not {script}; {chain.home.script} --home {chain.home.path} --check",
     ]
     chain.home.script.unlink()
-    install, start = f"install -o nobody -m 0755 {script} {chain.home.script}", f"{chain.home.script} --check"
+    install, start = f"install -m 0755 {script} {chain.home.script}", f"{chain.home.script} --check"
     assert run_check(chain, script)[0].endswith(f"; {install}; {start}")
     subprocess.run(["bash", "-ec", install], check=True, timeout=60)
-    assert [line for line in chain.check().problems if "__pycache__" not in line] == []
+    assert chain.problems_anew() == []
 
 
 def run_check(chain: Chain, script: str) -> list[str]:
@@ -596,29 +703,97 @@ def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
     assert chain.check().problems == []
 
 
-def test_a_home_of_roots(chain: Chain) -> None:
-    """As it is after an installation that forgot the account; nobody runs the relay as root."""
-    os.chown(chain.home.path, 0, 0)
-    problems = chain.check().problems
-    text = "belongs to root: pipe(8) runs nothing as root, and its account could write nothing"
-    chain.expect(problems[:1], [f"FAIL  home directory HOME {text}; chown -R postfix-relay: HOME"])
-    assert any("the transport runs as nobody, " in line and " belongs to root; " in line for line in problems)
-    chain.mend(problems[0].replace("postfix-relay:", "nobody:"))
-    assert chain.check().problems == []
-
-
-def test_a_home_of_nobodys(chain: Chain) -> None:
-    """As after a restore on a machine where the account has another number."""
+def test_the_guides_layout_is_told_of(chain: Chain) -> None:
+    """Everything is the account's, which can change what root starts; each cure is safe, and all help."""
+    own = chain.home.own
+    chain.home.path.chmod(0o750)
     for path in (chain.home.path, *chain.home.path.rglob("*")):
-        os.chown(path, 12345, 12345)
-    first, second = chain.check().problems
-    text = "belongs to 12345: pipe(8) runs nothing as 12345, and its account could write nothing"
-    chain.expect([first], [f"FAIL  home directory HOME {text}; chown -R postfix-relay: HOME"])
-    assert second.startswith("FAIL  the transport runs as nobody, ")
+        own(path)
+    own(chain.home.path)
+    problems = chain.check().problems
+    chain.expect(
+        problems,
+        [
+            f"FAIL  HOME {OPEN}; {CLOSE}",
+            f"FAIL  HOME/postfix-api-relay belongs to nobody and has mode 0755: others could change it;"
+            f" {GUARD_SCRIPT}",
+            f"FAIL  {CACHE}; {CACHE_CURE}",
+            f"FAIL  HOME/{CONFIG} belongs to nobody and has mode 0644: others could change it;"
+            f" {GUARD_CONFIG}",
+            NOT_TRIED,
+        ],
+    )
+    content = (chain.home.path / CONFIG).read_bytes()
+    for line in problems[:-1]:
+        chain.mend(line)
+    assert (chain.home.path / CONFIG).read_bytes() == content
+    assert chain.problems_anew() == []
+
+
+def test_secrets_of_nobodys(chain: Chain) -> None:
+    """As after a restore on a machine where the account has another number."""
+    for name in (SECRETS, LOG):
+        os.chown(chain.home.path / name, 12345, 12345)
+    first, *others = chain.check().problems
+    text = "belong to 12345: pipe(8) runs nothing as 12345"
+    chain.expect([first], [f"FAIL  the secrets in HOME {text}; chown -hR --from=12345 postfix-relay: HOME"])
+    [entry] = [line for line in others if line.startswith("FAIL  the transport runs as nobody, ")]
     # Postfix would not start the transport as 12345.
-    assert " user=postfix-relay null_sender= argv=" in second
+    assert " user=postfix-relay null_sender= argv=" in entry
     chain.mend(first.replace("postfix-relay:", "nobody:"))
     assert chain.check().problems == []
+
+
+def test_a_directory_above_that_others_can_write_to(chain: Chain) -> None:
+    chain.home.path.parent.chmod(0o777)
+    text = f"FAIL  {chain.home.path.parent} is open to others than root, who could change the program or its"
+    assert chain.check().problems == [f"{text} configuration; move the relay, such as to /opt/postfix-relay"]
+
+
+# ---------------------------------------------------------------- the bytecode
+
+
+def without_cache(chain: Chain) -> None:
+    shutil.rmtree(chain.home.path / "__pycache__")
+
+
+def outdated_cache(chain: Chain) -> None:
+    os.utime(chain.home.script, (1, 1))
+
+
+def in_another_length(chain: Chain) -> None:
+    """The script with a line more, and the same time: as an upgrade from a package may leave it."""
+    status = chain.home.script.stat()
+    with chain.home.script.open("a") as file:
+        file.write("\n")
+    os.utime(chain.home.script, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_root_replaces_bytecode_that_the_account_could_change(chain: Chain) -> None:
+    own_cache(chain)
+    [cache] = (chain.home.path / "__pycache__").iterdir()
+    problems = chain.check(user=chain.home.account.pw_name).problems
+    chain.expect(problems, [f"FAIL  {CACHE}; {CACHE_CURE}"])
+    assert f"ok    {cache} was missing or old, and is compiled anew" in chain.check_anew()
+    assert cache.owner() == "root"
+    assert chain.check().problems == []
+
+
+@pytest.mark.parametrize("change", [without_cache, outdated_cache, in_another_length])
+def test_root_renews_the_bytecode_that_the_account_cannot(
+    chain: Chain, change: Callable[[Chain], None]
+) -> None:
+    change(chain)
+    [told] = chain.check(user=chain.home.account.pw_name).problems
+    assert told.endswith(f"; run this as root, which compiles it: {chain.home.script} --check")
+    assert told.startswith("warn  ") and "is missing or old: each start takes twice as long" in told
+    lines = chain.check_anew("umask 077")
+    [cache] = (chain.home.path / "__pycache__").iterdir()
+    assert f"ok    {cache} was missing or old, and is compiled anew" in lines
+    assert f"ok    {cache} is up to date" in lines
+    for path, mode in ((cache, 0o644), (cache.parent, 0o755)):
+        assert (path.owner(), oct(path.stat().st_mode & 0o7777)) == ("root", oct(mode))
+    assert chain.check(user=chain.home.account.pw_name).problems == []
 
 
 @pytest.mark.parametrize("name", ["QUEUE/closed/relay.log", f"{CONFIG}/relay.log", "x" * 300])
@@ -634,7 +809,7 @@ def test_only_root_and_the_owner_can_check(chain: Chain) -> None:
     home = chain.home.path
     before = tree(home)
     # Others could not even start a script that lies in the closed directory.
-    home.chmod(0o755)
+    home.chmod(0o1775)
     done = by_hand(chain.home, "--check", "--postfix-config", chain.postfix, user="daemon")
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == f"FAIL  {home} belongs to nobody; run this as root or as nobody"

@@ -129,7 +129,7 @@ POSTFIX_FAULTS = {
     "another user": mended(
         "FAIL",
         entry("user=nobody", "user=daemon:daemon"),
-        "the transport runs as daemon, HOME belongs to nobody",
+        "the transport runs as daemon, the secrets in HOME belong to nobody",
         ENTRY_CURE,
     ),
     "arguments in another order": mended(

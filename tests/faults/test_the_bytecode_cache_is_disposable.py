@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Deliver
+from helpers.by_hand import by_hand
 from helpers.home import SCRIPT, RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
@@ -54,6 +55,13 @@ def test_what_is_in_the_cache_is_what_runs(home: RelayHome, cache: Path, tmp_pat
     other.write_text(home.script.read_text().replace('VERSION = "', 'VERSION = "cached-'))
     run(SYSTEM_PYTHON, "-m", "py_compile", other)
     made = cache_of(other)
+    cache.write_bytes(cache.read_bytes()[:HEADER] + made.read_bytes()[HEADER:])
+    started = by_hand(home, "--version", user=home.account.pw_name)
+    assert started.stdout.startswith("postfix-api-relay cached-")
+    # Root does not run what the account has left.
+    assert version(home.script) == "postfix-api-relay 1.0.0"
+    # Of a home where that could only be root, it does.
+    home.give_to_root()
     cache.write_bytes(cache.read_bytes()[:HEADER] + made.read_bytes()[HEADER:])
     assert version(home.script).startswith("postfix-api-relay cached-")
 

@@ -6,12 +6,16 @@ import json
 import os
 import pwd
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "postfix-api-relay"
 ACCOUNT = "nobody"
 LOG = "postfix-api-relay.log"
+CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
+# What the account only reads, where the installer or README has made the home.
+OF_ROOT = (SCRIPT.name, CONFIG)
 
 
 class RelayFiles:
@@ -29,9 +33,14 @@ class RelayFiles:
         self.ca_file = ca_file
 
     def put(self, name: str, content: bytes, mode: int = 0o600) -> Path:
-        """Write a file of the home as its user would, with these permissions whatever the umask."""
+        """Write a file of the home, with the owner that it has to have, and these permissions whatever the
+        umask; what is there is written over.
+        """
         file = self.path / name
-        file.write_bytes(content)
+        # Root may open another's file in a sticky directory, but not with O_CREAT (fs.protected_regular).
+        flags = os.O_WRONLY | (os.O_TRUNC if file.exists() else os.O_CREAT)
+        with open(os.open(file, flags), "wb") as opened:
+            opened.write(content)
         file.chmod(mode)
         self.own(file)
         return file
@@ -44,7 +53,7 @@ class RelayFiles:
             "VALID_FROM_ADDRESSES": ["alerts@domain.com", "network@domain.com"],
             "CA_BUNDLE": str(self.ca_file) if self.ca_file else None,
         }
-        self._put_json("relay-config.json", {**usual, **changes}, 0o644)
+        self._put_json(CONFIG, {**usual, **changes}, 0o644)
 
     def secrets(self, **changes: object) -> None:
         """Rewrite api-secrets.json: Graph with the sandbox's credentials; changes as in `configure`."""
@@ -56,7 +65,7 @@ class RelayFiles:
             "API_ENDPOINT": self.endpoint,
             "API_LOGIN_ENDPOINT": self.endpoint,
         }
-        self._put_json("api-secrets.json", {**usual, **changes}, 0o600)
+        self._put_json(SECRETS, {**usual, **changes}, 0o600)
 
     def log(self) -> str:
         """The text of the relay's log so far; empty while there is none."""
@@ -68,12 +77,31 @@ class RelayFiles:
         self.put(name, json.dumps(content, indent=2).encode(), mode)
 
     def own(self, path: Path) -> None:
-        """Give a file or directory to the home's user."""
-        os.chown(path, self.account.pw_uid, self.account.pw_gid)
+        """Give a file or directory to the home's user, or to root what that only reads in root's home."""
+        if path.name in OF_ROOT and path.parent == self.path and self.path.stat().st_uid == 0:
+            os.chown(path, 0, 0)
+        else:
+            os.chown(path, self.account.pw_uid, self.account.pw_gid)
+
+    def give_to_root(self) -> None:
+        """Make of a home that its user owns what the installer makes: it owns only what it writes."""
+        os.chown(self.path, 0, self.account.pw_gid)
+        self.path.chmod(0o1770)
+        for name in OF_ROOT:
+            self.own(self.path / name)
+        shutil.rmtree(self.path / "__pycache__", ignore_errors=True)
+        self.compile()
+
+    def compile(self) -> None:
+        """Leave the bytecode as the installation does: made by root, to be read by all."""
+        command = ["/usr/bin/python3", "-I", "-m", "py_compile", str(self.script)]
+        subprocess.run(command, check=True, timeout=60, umask=0o022)
 
 
 class RelayHome(RelayFiles):
     """Script, configuration and secrets, owned by the user nobody; a context manager that removes them.
+
+    This is the guide's layout; give_to_root() makes the installer's of it.
 
     `queue` is a directory that only root can write to. The script installed is `source`.
     """
