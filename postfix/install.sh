@@ -81,6 +81,7 @@ install_relay() {
     put_configuration
     put_secrets
     put_log
+    put_state
     put_logrotate
     put_selinux
     show_overrides
@@ -210,31 +211,43 @@ reason() {
     tail -n 1 "$SCRATCH/output"
 }
 
-# place MODE ACCOUNT FILE TARGET: the file appears whole, and is closed until its mode is right. The account
-# does it itself: a link that it may have put into its directory leads to nothing that is not its own.
+# as ACCOUNT COMMAND...: without root's terminal, into which the account could type.
+as() {
+    setsid -w runuser -u "$1" -- "${@:2}"
+}
+
+# place MODE ACCOUNT FILE TARGET: the file appears whole, under a fresh name that is renamed, and is closed until
+# its mode is right. So a descriptor that was opened before, or a link that the account has put there, leads to
+# nothing of it. Its owner makes it.
 place() {
-    local labels=''
+    local labels='' new
     ! has_selinux || labels=yes
     # logrotate reads every file of its directory, but for names that end with "~". With the label of the old
     # one the script stays a program for Postfix, also in the moment before restorecon.
     # shellcheck disable=SC2016
-    runuser -u "$2" -- bash -c '
+    as "$2" bash -c '
         umask 077
         new=$(mktemp --suffix="~" "$2.XXXXXX") || exit
         cat >"$new" && chmod "$1" "$new" &&
-            { [ -z "$3" ] || [ ! -e "$2" ] || chcon --reference="$2" "$new"; } && mv -T "$new" "$2" && exit
+            { [ -z "$3" ] || [ ! -f "$2" ] || [ -L "$2" ] || chcon --reference="$2" "$new"; } &&
+            echo "$new" && exit
         rm -f "$new"
-        exit 1' bash "$1" "$4" "$labels" <"$3"
+        exit 1' bash "$1" "$4" "$labels" <"$3" >"$SCRATCH/new" || return
+    # Whatever the account may have made of that, it is a name beside the target.
+    new=$(head -n 1 "$SCRATCH/new")
+    [[ $new =~ ^"$4"\.[A-Za-z0-9]{6}~$ ]] || return
+    # By root: in a sticky directory the account replaces nothing but what is its own.
+    mv -fT "$new" "$4" || { rm -f "$new" && return 1; }
 }
 
-# is_placed MODE ACCOUNT FILE TARGET: whether place would change nothing.
+# is_placed MODE ACCOUNT FILE TARGET: whether place would change nothing. What is not root's is not read.
 is_placed() {
-    cmp -s "$3" "$4" && has_mode "$1" "$2" "$4"
+    has_mode "$1" "$2" "$4" && cmp -s "$3" "$4"
 }
 
-# has_mode MODE ACCOUNT PATH
+# has_mode MODE ACCOUNT FILE: whether that is a regular file, with no other name, and has these.
 has_mode() {
-    [ "$(stat -c '%a %U:%G' "$3" 2>/dev/null)" = "$1 $2:$(group "$2")" ]
+    [[ "$(stat -c '%F %h %a %U:%G' "$3" 2>/dev/null)" = "regular "*" 1 $1 $2:$(group "$2")" ]]
 }
 
 # copy FILE TARGET: with its owner, mode and times; never a part of it.
@@ -340,8 +353,13 @@ require_usable_machine() {
 # is_somebody_elses DIR: whether it exists, with content, and nothing says that it is the relay's. The script
 # alone does not: it may have been put into a directory of commands.
 is_somebody_elses() {
-    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && [ ! -e "$1/$SECRETS" ] &&
+    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && ! is_home "$1" && [ ! -e "$1/$SECRETS" ] &&
         [ -n "$(ls -A "$1")" ]
+}
+
+# is_home DIR: whether the account can write in it, and replace nothing there that is not its own.
+is_home() {
+    [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "1770 root:$(group "$ACCOUNT")" ]
 }
 
 # A copy, beside which it may leave its bytecode.
@@ -371,77 +389,98 @@ put_account() {
 put_home() {
     local verb=create
     [ ! -e "$RELAY_HOME" ] || verb='set owner and mode of'
-    # The slash: it may be a link.
-    has_mode 750 "$ACCOUNT" "$RELAY_HOME/" ||
+    # First of all that is in it: from now on the account can replace nothing of root's. pipe(8) gives it its
+    # primary group alone.
+    is_home "$RELAY_HOME" ||
         change "$verb $RELAY_HOME" "$(space_cure "${RELAY_HOME%/*}")" \
-            install -d -o "$ACCOUNT" -g "$(group "$ACCOUNT")" -m 750 "$RELAY_HOME"
-    [ -n "$DRY_RUN" ] || quietly runuser -u "$ACCOUNT" -- test -w "$RELAY_HOME" ||
+            install -d -o root -g "$(group "$ACCOUNT")" -m 1770 "$RELAY_HOME"
+    [ -n "$DRY_RUN" ] || quietly as "$ACCOUNT" test -w "$RELAY_HOME" ||
         fail "the account $ACCOUNT cannot write in $RELAY_HOME: let it enter the directories above, then run this again"
 }
 
 put_script() {
     local target=$RELAY_HOME/$SCRIPT verb=install
-    [ ! -e "$target" ] || verb=replace
-    if ! is_placed 755 "$ACCOUNT" "$PROJECT/$SCRIPT" "$target"; then
+    ! is_something "$target" || verb=replace
+    if ! is_placed 755 root "$PROJECT/$SCRIPT" "$target"; then
         change "$verb $target" "$(space_cure "$RELAY_HOME")" place_script "$target"
     elif ! is_compiled "$target"; then
         change "compile $target" "$(space_cure "$RELAY_HOME")" compile "$target"
     fi
-    [ -n "$DRY_RUN" ] || quietly runuser -u "$ACCOUNT" -- "$target" --version ||
+    [ -n "$DRY_RUN" ] || quietly as "$ACCOUNT" "$target" --version ||
         fail "the account $ACCOUNT cannot run $target ($(reason)): mend that, then run this again"
 }
 
+# is_something PATH: whether anything is there, be it a link that leads nowhere.
+is_something() {
+    [ -e "$1" ] || [ -L "$1" ]
+}
+
 place_script() {
-    place 755 "$ACCOUNT" "$PROJECT/$SCRIPT" "$1" && compile "$1"
+    { [ ! -d "$1" ] || [ -L "$1" ] || rm -r "$1"; } && place 755 root "$PROJECT/$SCRIPT" "$1" && compile "$1"
 }
 
-# The relay starts from Python's own cache of the compiled script, and its account need not write there.
+# The relay starts from Python's own cache of the compiled script, where its account must not write. The directory
+# is made anew: what the account has put there, or in its place, would be followed. rm(1) follows no link.
 compile() {
-    "$PYTHON" -I -m py_compile "$1"
+    local cache=${1%/*}/__pycache__
+    rm -rf "$cache" && mkdir "$cache" && { ! has_selinux || restorecon "$cache"; } &&
+        "$PYTHON" -I -m py_compile "$1"
 }
 
+# is_compiled FILE: what is not root's counts as not there.
 is_compiled() {
+    [ "$(stat -c '%F %a %U' "${1%/*}/__pycache__" 2>/dev/null)" = 'directory 755 root' ] || return
     "$PYTHON" -I - "$1" <<'END'
 import importlib.util
 import os
 import pathlib
+import stat
 import struct
 import sys
 
 script = os.stat(sys.argv[1])
 cache = pathlib.Path(importlib.util.cache_from_source(sys.argv[1]))
 head = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, int(script.st_mtime), script.st_size)
-sys.exit(not (cache.exists() and cache.read_bytes().startswith(head)))
+found = cache.lstat() if os.path.lexists(cache) else None
+roots = found and stat.S_ISREG(found.st_mode) and found.st_uid == 0 and stat.S_IMODE(found.st_mode) == 0o644
+sys.exit(not (roots and cache.read_bytes().startswith(head)))
 END
 }
 
+# Who can write it says where the log is, and more: the account only reads it.
 put_configuration() {
-    put_usable r "$PROJECT/relay-config.json.example" relay-config.json
-}
-
-# put_usable r|w FILE NAME: a file of the home that the account can read or write; a new one is a copy of FILE.
-put_usable() {
-    local target=$RELAY_HOME/$3
-    if [ ! -e "$target" ]; then
-        put_new 644 "$2" "$target"
-    elif ! quietly runuser -u "$ACCOUNT" -- test "-$1" "$target"; then
-        put_owner_and_mode 644 "$target"
+    local file=$RELAY_HOME/relay-config.json
+    if ! is_something "$file"; then
+        put_new 644 root "$PROJECT/relay-config.json.example" "$file"
+    elif ! has_mode 644 root "$file"; then
+        put_owner_and_mode 644 root "$file"
     fi
 }
 
-# put_new MODE FILE TARGET
+# put_new MODE ACCOUNT FILE TARGET
 put_new() {
-    change "create $3" "$(space_cure "$RELAY_HOME")" place "$1" "$ACCOUNT" "$2" "$3"
+    change "create $4" "$(space_cure "$RELAY_HOME")" place "$@"
 }
 
-# put_owner_and_mode MODE FILE
+# put_owner_and_mode MODE ACCOUNT FILE
 put_owner_and_mode() {
-    change "set owner and mode of $2" 'see chmod(1)' set_owner_and_mode "$1" "$2"
+    change "set owner and mode of $3" "put the file itself there, with mode $1 and owner $2" \
+        set_owner_and_mode "$@"
 }
 
-# chmod(1) follows a link, and as the account it can do no harm there.
+# A new file with the same content.
 set_owner_and_mode() {
-    chown -h "$ACCOUNT:$(group "$ACCOUNT")" "$2" && runuser -u "$ACCOUNT" -- chmod "$1" "$2"
+    content_of "$3" >"$SCRATCH/content" && place "$1" "$2" "$SCRATCH/content" "$3"
+}
+
+# content_of FILE: of a file in the home. Root reads only what is its own and has no other name; the rest the
+# account reads itself, wherever it leads. A pipe would let it wait.
+content_of() {
+    if [[ "$(stat -c '%F %h %U' "$1")" = "regular "*" 1 root" ]]; then
+        cat "$1"
+    else
+        as "$ACCOUNT" timeout 10 head -c 64M "$1"
+    fi
 }
 
 put_secrets() {
@@ -450,11 +489,11 @@ put_secrets() {
     if [ ! -e "$file" ]; then
         sed "${PROVIDER:+s/\(\"API_PROVIDER\": \)\"[a-z]*\"/\1\"$PROVIDER\"/}" \
             "$PROJECT/$SECRETS.example" >"$SCRATCH/$SECRETS"
-        put_new 600 "$SCRATCH/$SECRETS" "$file"
+        put_new 600 "$ACCOUNT" "$SCRATCH/$SECRETS" "$file"
         return
     fi
     [ -z "$PROVIDER" ] || is_set_provider "$file" || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
-    has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$file"
+    has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$ACCOUNT" "$file"
 }
 
 # is_set_provider FILE: whether the account's file names the provider that was asked for.
@@ -463,7 +502,24 @@ is_set_provider() {
 }
 
 put_log() {
-    put_usable w /dev/null "$LOG"
+    local file=$RELAY_HOME/$LOG
+    if [ -d "$file" ] && [ ! -L "$file" ]; then
+        change "move $file, a directory, out of the way" 'see mv(1)' mv -T "$file" "$file.broken-$(date +%s)"
+    fi
+    if [ -L "$file" ] || [ ! -f "$file" ]; then
+        put_new 644 "$ACCOUNT" /dev/null "$file"
+    elif [ "$(stat -c %U "$file")" != "$ACCOUNT" ] || ! quietly as "$ACCOUNT" test -w "$file"; then
+        put_owner_and_mode 644 "$ACCOUNT" "$file"
+    fi
+}
+
+# put_state: what others have left in its place the account cannot replace in a sticky directory.
+put_state() {
+    local file
+    for file in "$RELAY_HOME"/{.rate-limit-state,.graph-token-cache,.notice-state}{,.new}; do
+        ! is_something "$file" || [ "$(stat -c %U "$file")" = "$ACCOUNT" ] ||
+            change "remove $file, which the account cannot replace" 'see rm(1)' rm -rf "$file"
+    done
 }
 
 # ---------------------------------------------------------------- log rotation
@@ -853,14 +909,14 @@ is_used_without_us() {
 }
 
 remove_script() {
-    [ ! -e "$RELAY_HOME/$SCRIPT" ] ||
+    ! is_something "$RELAY_HOME/$SCRIPT" ||
         change "remove $RELAY_HOME/$SCRIPT" "$(space_cure "$RELAY_HOME")" remove_program "$RELAY_HOME/$SCRIPT"
 }
 
-# remove_program FILE: the compiled form first, so that what is left is found again.
+# remove_program FILE: the compiled form first, so that what is left is found again. rm(1) follows no link, also
+# where one is put in a directory's place meanwhile.
 remove_program() {
-    rm -f "${1%/*}/__pycache__/${1##*/}"*.pyc && rm "$1" &&
-        { [ ! -d "${1%/*}/__pycache__" ] || rmdir --ignore-fail-on-non-empty "${1%/*}/__pycache__"; }
+    rm -rf "${1%/*}/__pycache__" && rm -rf "$1"
 }
 
 forget() {
@@ -898,7 +954,8 @@ check_relay() {
     cat <<END
 The installation is complete; what the check found is still to be done:
  1. Edit $RELAY_HOME/$SECRETS (the provider and its credentials) and
-    $RELAY_HOME/relay-config.json (who may send as whom, and who is told).
+    $RELAY_HOME/relay-config.json (who may send as whom, and who is told);
+    the first one as its owner: sudoedit -u $ACCOUNT FILE
  2. Check again: sudo $(check_command)
 END
 }

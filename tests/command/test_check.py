@@ -100,6 +100,11 @@ def second_name(chain: Chain) -> None:
     os.link(chain.home.path / SECRETS, chain.home.queue / SECRETS)
 
 
+def of_another_group(chain: Chain) -> None:
+    os.chown(chain.home.path, 0, 1)
+    chain.home.path.chmod(0o1771)
+
+
 def link_as_log(chain: Chain) -> None:
     (chain.home.path / LOG).unlink()
     (chain.home.path / LOG).symlink_to("/dev/null")
@@ -118,6 +123,7 @@ GUARD_CONFIG = (
     f"mv -T HOME/{CONFIG} HOME/{CONFIG}.old; runuser -u nobody -- cat HOME/{CONFIG}.old"
     f" | install -T -m 0644 /dev/stdin HOME/{CONFIG}.new && mv -T HOME/{CONFIG}.new HOME/{CONFIG}"
 )
+NOT_ROOT = "belongs to root, is a link or no file: nothing is delivered as root"
 OF_ANOTHER = "belongs to root: the service account cannot replace it"
 SERVICE = f"$(stat -c %U HOME/{LOG})"
 NEW_SECRETS = (
@@ -150,7 +156,7 @@ HOME_FAULTS = {
     ),
     "home of another group": mended(
         "warn",
-        lambda chain: (os.chown(chain.home.path, 0, 1), chain.home.path.chmod(0o1771)),
+        of_another_group,
         f"home directory HOME has mode 1771: {WIDE}",
         CLOSE,
         f"FAIL  the state cannot be written in HOME: Permission denied; {CLOSE}",
@@ -410,7 +416,7 @@ FILE_FAULTS = {
         "FAIL",
         directory(CONFIG),
         f"Config file HOME/{CONFIG} is not a regular file",
-        f"mv HOME/{CONFIG} HOME/{CONFIG}.old",
+        f"mv -T HOME/{CONFIG} HOME/{CONFIG}.old; install -o root -m 0644 {CONFIG}.example HOME/{CONFIG}",
         NOT_TRIED,
     ),
     "unknown key": fault(
@@ -496,19 +502,19 @@ FILE_FAULTS = {
     "secrets that are a link": fault(
         "FAIL",
         linked(SECRETS),
-        f"Secrets file HOME/{SECRETS} is a link, or no regular file",
+        f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
         NEW_SECRETS,
     ),
     "secrets that are a file of elsewhere": fault(
         "FAIL",
         second_name,
-        f"Secrets file HOME/{SECRETS} is a link, or no regular file",
+        f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
         NEW_SECRETS,
     ),
     "secrets that are a directory": fault(
         "FAIL",
         directory(SECRETS),
-        f"Secrets file HOME/{SECRETS} is a link, or no regular file",
+        f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
         NEW_SECRETS,
     ),
     "secrets open to others": mended(
@@ -521,7 +527,7 @@ FILE_FAULTS = {
     "secrets of root's": mended(
         "FAIL",
         lambda chain: chain.own_by_root(SECRETS),
-        f"Secrets file HOME/{SECRETS} belongs to root, as whom nothing is delivered",
+        f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
         f"chown -h {SERVICE}: HOME/{SECRETS}; runuser -u {SERVICE} -- chmod 0600 HOME/{SECRETS}",
     ),
     "secret of another type": fault(

@@ -143,6 +143,12 @@ class Machine:
         assert done.returncode == 0, f"{done.returncode}\n{done.stderr}{done.stdout}"
         return done.stdout
 
+    def as_before(self) -> None:
+        """Leave the relay as the version before this one did: all is the account's but the bytecode."""
+        self.home.chmod(0o750)
+        for path in (self.home, *(path for path in self.home.iterdir() if path.name != "__pycache__")):
+            shutil.chown(path, self.account, self.account)
+
     def tree(self) -> dict[str, Entry]:
         """Everything that the installer may change, by path below the directories it was told of."""
         found = {}

@@ -92,9 +92,8 @@ def changed_names(before: dict[str, object], after: dict[str, object]) -> set[st
 @pytest.mark.parametrize(
     ("name", "mode", "is_the_relays"),
     [
-        ("home/.", 0o750, True),
-        (TRANSPORT, 0o755, True),
-        (CONFIGURATION, 0o644, True),
+        (TRANSPORT, 0o755, False),
+        (CONFIGURATION, 0o644, False),
         (SECRETS, 0o600, True),
         (f"home/{LOG}", 0o644, True),
         ("home/__pycache__", 0o755, False),
@@ -106,6 +105,11 @@ def test_files_have_the_owner_and_the_mode_that_they_need(
     found = fresh.tree()[name]
     owner = fresh.account if is_the_relays else "root"
     assert (oct(found.mode), found.owner, found.group) == (oct(mode), owner, owner)
+
+
+def test_the_account_can_write_in_the_home_and_replace_nothing_of_roots(fresh: Machine) -> None:
+    home = fresh.tree()["home/."]
+    assert (oct(home.mode), home.owner, home.group) == (oct(0o1770), "root", fresh.account)
 
 
 def test_files_are_the_shipped_ones(fresh: Machine) -> None:
@@ -273,7 +277,7 @@ def test_a_script_that_is_not_compiled_is(installed: Machine) -> None:
 def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgrade: Path) -> None:
     marks = {"relay-config.json": "own-configuration", "api-secrets.json": "own-secret"}
     for name, mark in marks.items():
-        (installed.home / name).write_text(mark)
+        installed.files().put(name, mark.encode(), (installed.home / name).stat().st_mode & 0o777)
     said = [
         installed.install("--dry-run", "--provider", "ses"),
         installed.install("--provider", "ses", project=upgrade),
@@ -290,22 +294,27 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     assert f"kept: {installed.home}/api-secrets.json; --provider is for a new one only" in said[1]
 
 
-@pytest.mark.parametrize("name", ["relay-config.json", LOG])
-def test_a_file_that_the_account_cannot_use_is_given_to_it(installed: Machine, name: str) -> None:
+@pytest.mark.parametrize(("name", "is_the_relays"), [("relay-config.json", False), (LOG, True)])
+def test_a_file_that_the_account_cannot_use_is_opened_to_it(
+    installed: Machine, name: str, is_the_relays: bool
+) -> None:
     file = installed.home / name
+    file.unlink()
     file.write_text("own")
     file.chmod(0o600)
-    os.chown(file, 0, 0)
     assert installed.install().startswith(f"set owner and mode of {file}\nMay send")
-    assert (oct(file.stat().st_mode & 0o7777), file.owner()) == (oct(0o644), installed.account)
+    owner = installed.account if is_the_relays else "root"
+    assert (oct(file.stat().st_mode & 0o7777), file.owner()) == (oct(0o644), owner)
     assert file.read_text() == "own"
 
 
 def test_secrets_that_others_can_read_are_closed(installed: Machine) -> None:
     file = installed.home / "api-secrets.json"
+    content = file.read_bytes()
     file.chmod(0o644)
     os.chown(file, 0, 0)
     assert installed.install().startswith(f"set owner and mode of {file}\n")
+    assert file.read_bytes() == content
     assert (oct(file.stat().st_mode & 0o7777), file.owner()) == (oct(0o600), installed.account)
 
 
@@ -538,7 +547,7 @@ def test_what_the_admin_has_added_is_named_and_kept_aside(installed: Machine) ->
 
 
 def test_after_uninstalling_the_relay_can_be_installed_again(installed: Machine) -> None:
-    (installed.home / "api-secrets.json").write_text("own-secret")
+    installed.files().put("api-secrets.json", b"own-secret")
     service = installed.service()
     installed.install("--uninstall")
     installed.install()
@@ -690,7 +699,7 @@ def test_a_home_may_be_a_link(machine: Machine) -> None:
     (machine.base / "other").mkdir()
     machine.home.symlink_to(machine.base / "other")
     machine.install()
-    assert (machine.base / "other").owner() == machine.account
+    assert (machine.base / "other").group() == machine.account
     assert machine.install().startswith(NOTHING)
 
 

@@ -1,0 +1,299 @@
+"""An account that has been taken over: what it leaves never runs as root, nor leads root elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from helpers.by_hand import tree
+from helpers.home import CONFIG, LOG, SCRIPT, SECRETS
+from helpers.install import Machine
+from helpers.kernel import protected_regular
+from helpers.state import TOKEN, WINDOW
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+PRECIOUS = "only root can read this"
+# What lies in a home, what its programs might look for there, and names that a command could misread.
+NAMES = (
+    *(SCRIPT.name, CONFIG, SECRETS, LOG, "__pycache__"),
+    *(f"{name}{end}" for name in (WINDOW, TOKEN, ".notice-state") for end in ("", ".new")),
+    *(f"{name}{end}" for name in (SCRIPT.name, CONFIG) for end in (".new", ".old", "~")),
+    *("sitecustomize.py", "usercustomize.py", "requests.py", "json.py", "py_compile.py", "pwd.py"),
+    *("postconf", "runuser", "stat", "python3", "-rf", "--", "a\nb", "$(id)", "; id", " "),
+)
+# As the account, in the home: each name in the place of what is there, as far as it is let.
+PLANT = """
+import os, shutil, sys
+kind, elsewhere, program, names = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
+def put(name):
+    if kind == "link":
+        os.symlink(elsewhere + ("/directory" if name == "__pycache__" else "/precious"), name)
+    elif kind == "link to a new file":
+        os.symlink(elsewhere + "/new", name)
+    elif kind == "hard link":
+        os.link(elsewhere + "/precious", name)
+    elif kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "directory" or name == "__pycache__":
+        os.mkdir(name)
+    else:
+        with open(name, "w") as file:
+            file.write(program)
+        os.chmod(name, 0o755)
+for name in names:
+    try:
+        if os.path.isdir(name) and not os.path.islink(name):
+            os.rename(name, name + ".mine")
+        else:
+            os.unlink(name)
+    except OSError:
+        pass
+    try:
+        put(name)
+    except OSError:
+        pass
+"""
+# As the account: bytecode with another's program, and the size and time that the script has.
+COMPILE = """
+import importlib.util, os, py_compile, sys
+script, program = sys.argv[1:]
+own = script + ".mine.py"
+with open(own, "w") as file:
+    file.write(program)
+target = importlib.util.cache_from_source(script)
+try:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    made = py_compile.compile(own, own + "c", doraise=True)
+    with open(made, "rb") as file:
+        code = file.read()
+    found = os.stat(script)
+    stamp = b"".join((int(n) & 0xFFFFFFFF).to_bytes(4, "little") for n in (found.st_mtime, found.st_size))
+    if os.path.exists(target):
+        os.unlink(target)
+    with open(target, "wb") as file:
+        file.write(code[:8] + stamp + code[16:])
+except OSError:
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def protected() -> Iterator[None]:
+    """The kernel as Debian sets it."""
+    with protected_regular():
+        yield
+
+
+class Attacked:
+    """A machine with the relay, whose account does what it can; `marks` tells what ran as whom."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.home = machine.home
+        self.marks = machine.base / "marks"
+        self.marks.mkdir()
+        self.marks.chmod(0o777)
+        self.elsewhere = machine.base / "elsewhere"
+        (self.elsewhere / "directory").mkdir(parents=True)
+        (self.elsewhere / "precious").write_text(PRECIOUS)
+        (self.elsewhere / "precious").chmod(0o600)
+        for name in (f"{SCRIPT.name}.cpython-311.pyc", "module.pyc"):
+            (self.elsewhere / "directory" / name).write_text("kept")
+        self.before = tree(self.elsewhere)
+        # For Python and for a shell.
+        mark = f"{self.marks}/ran-as-"
+        self.python = f"import os\nopen({mark!r} + str(os.geteuid()), 'a')\ndef start(): pass\n"
+        self.program = f'#!/bin/sh\n"""":\ntouch {mark}"$(id -u)"\nexit\n"""\n{self.python}'
+
+    def as_account(self, code: str, *arguments: str) -> None:
+        """Run Python as the account, in the home."""
+        account = pwd.getpwnam(self.machine.account)
+        subprocess.run(
+            [SYSTEM_PYTHON, "-I", "-c", code, *arguments],
+            cwd=self.home,
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            check=True,
+            timeout=60,
+        )
+
+    def plant(self, kind: str) -> None:
+        """Put such things wherever the account can, and bytecode that claims to be the script's."""
+        self.as_account(PLANT, kind, str(self.elsewhere), self.program, *NAMES)
+        if kind == "program":
+            self.as_account(COMPILE, str(self.home / SCRIPT.name), self.python)
+
+    def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Root starts the relay."""
+        return self.machine.run(str(self.home / SCRIPT.name), "--home", str(self.home), *arguments)
+
+    def check(self) -> subprocess.CompletedProcess[str]:
+        return self.start("--check", "--postfix-config", str(self.machine.postfix.config))
+
+    def start_all(self) -> None:
+        """All that README lets root start."""
+        self.check()
+        self.start("--status", "--postfix-config", str(self.machine.postfix.config))
+        self.start("--send-test", "me@external.com")
+        self.start("--version")
+        self.start("alerts@domain.com", "4ZxTestQid", "to@external.com", "")
+
+    def expect_nothing(self) -> None:
+        """Nothing ran as root, and nothing elsewhere has changed, or is now open to the account."""
+        assert "ran-as-0" not in os.listdir(self.marks)
+        assert tree(self.elsewhere) == self.before
+        for path in self.home.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.lstat().st_ino != self.precious_inode:
+                assert PRECIOUS.encode() not in path.read_bytes(), path
+
+    def is_usable(self, name: str) -> bool:
+        """Whether the relay can have it: a file of the account's own, or none, which the installer makes."""
+        file = self.home / name
+        if file.is_symlink() or not file.exists():
+            return not file.is_symlink()
+        return file.is_file() and file.stat().st_nlink == 1
+
+    @property
+    def precious_inode(self) -> int:
+        return (self.elsewhere / "precious").stat().st_ino
+
+    def expect_roots(self) -> None:
+        """What root starts and trusts is the shipped program, and root's alone."""
+        assert (self.home / SCRIPT.name).read_bytes() == SCRIPT.read_bytes()
+        [cache] = (self.home / "__pycache__").iterdir()
+        for path in (self.home, self.home / SCRIPT.name, self.home / CONFIG, cache.parent, cache):
+            status = path.lstat()
+            assert status.st_uid == 0, path
+            assert status.st_nlink == 1 or path.is_dir(), path
+            assert not path.is_symlink(), path
+            assert path == self.home or not status.st_mode & 0o022, path
+        assert oct(self.home.stat().st_mode & 0o7777) == oct(0o1770)
+
+
+@pytest.fixture
+def attacked() -> Iterator[Attacked]:
+    """A machine with the relay."""
+    with Machine() as machine:
+        machine.install()
+        yield Attacked(machine)
+
+
+KINDS = ("program", "link", "link to a new file", "hard link", "pipe", "directory")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cache", ["there", "missing"])
+def test_nothing_that_the_account_leaves_runs_as_root(attacked: Attacked, kind: str, cache: str) -> None:
+    if cache == "missing":
+        # As nobody should, and the account can make one then.
+        subprocess.run(["rm", "-r", attacked.home / "__pycache__"], check=True, timeout=60)
+    attacked.plant(kind)
+    attacked.start_all()
+    attacked.expect_nothing()
+    attacked.machine.attempt()
+    attacked.expect_nothing()
+    attacked.expect_roots()
+    attacked.plant(kind)
+    attacked.start_all()
+    attacked.machine.attempt("--uninstall")
+    attacked.expect_nothing()
+    assert not (attacked.home / SCRIPT.name).exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_upgrade_of_the_previous_version_runs_nothing_that_the_account_has_left(
+    attacked: Attacked, kind: str
+) -> None:
+    attacked.machine.as_before()
+    attacked.plant(kind)
+    usable = all(attacked.is_usable(name) for name in (CONFIG, SECRETS))
+    done = attacked.machine.attempt()
+    attacked.expect_nothing()
+    assert (attacked.home / SCRIPT.name).read_bytes() == SCRIPT.read_bytes()
+    if not usable:
+        # Where there is no configuration to be had, nor secrets, it says so.
+        assert (done.returncode, str(attacked.home) in done.stderr) == (1, True), done
+        for name in (CONFIG, SECRETS):
+            subprocess.run(["rm", "-rf", attacked.home / name], check=True, timeout=60)
+        attacked.machine.install()
+    attacked.expect_roots()
+    attacked.start_all()
+    attacked.expect_nothing()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_uninstallation_of_the_previous_version_follows_nothing(attacked: Attacked, kind: str) -> None:
+    attacked.machine.as_before()
+    attacked.plant(kind)
+    attacked.machine.attempt("--uninstall")
+    attacked.expect_nothing()
+    assert not (attacked.home / SCRIPT.name).exists()
+    assert not (attacked.home / "__pycache__").exists()
+
+
+def test_what_it_plants_would_run(attacked: Attacked) -> None:
+    """Or the tests above would see nothing: of the previous version, root runs what the account has left."""
+    attacked.machine.as_before()
+    attacked.plant("program")
+    attacked.start("--version")
+    assert "ran-as-0" in os.listdir(attacked.marks)
+
+
+def test_the_bytecode_that_it_plants_would_run(attacked: Attacked) -> None:
+    """As its own, that is: what the account starts itself is its own affair."""
+    subprocess.run(["rm", "-r", attacked.home / "__pycache__"], check=True, timeout=60)
+    attacked.as_account(COMPILE, str(attacked.home / SCRIPT.name), attacked.python)
+    account = pwd.getpwnam(attacked.machine.account)
+    subprocess.run(
+        [attacked.home / SCRIPT.name, "--version"], user=account.pw_uid, group=account.pw_gid, timeout=60
+    )
+    assert os.listdir(attacked.marks) == [f"ran-as-{account.pw_uid}"]
+    assert f"FAIL  others than root could change {attacked.home}/__pycache__/" in attacked.check().stdout
+    attacked.expect_nothing()
+
+
+@pytest.mark.parametrize("name", [SCRIPT.name, CONFIG])
+def test_what_the_account_has_open_is_not_what_is_used(attacked: Attacked, name: str) -> None:
+    """A change of the owner alone would leave it the way in."""
+    attacked.machine.as_before()
+    with (attacked.home / name).open("ab") as opened:
+        attacked.machine.install()
+        before = (attacked.home / name).read_bytes()
+        opened.write(b"\n# more")
+    assert (attacked.home / name).read_bytes() == before
+
+
+def test_the_previous_version_is_upgraded(attacked: Attacked) -> None:
+    machine, files = attacked.machine, attacked.machine.files("https://localhost:1")
+    files.configure(ADMIN_NOTIFICATION_EMAIL="it@office.example", DEFAULT_FROM_ADDRESS="me@office.example")
+    files.secrets(API_SECRET="its own")
+    machine.as_before()
+    kept = {name: (attacked.home / name).read_bytes() for name in (CONFIG, SECRETS, LOG)}
+    problems = [line for line in attacked.check().stdout.splitlines() if line.startswith("FAIL  ")]
+    assert any(f"{attacked.home} is open to others than root" in line for line in problems)
+    said = machine.install()
+    assert f"set owner and mode of {attacked.home}\nreplace {attacked.home}/{SCRIPT.name}\n" in said
+    attacked.expect_roots()
+    assert {name: (attacked.home / name).read_bytes() for name in kept} == kept
+    for name in (SECRETS, LOG):
+        assert (attacked.home / name).owner() == machine.account
+    checked = attacked.check().stdout
+    assert not [line for line in checked.splitlines() if "FAIL" in line and str(attacked.home) in line]
+    assert machine.install().startswith("nothing to change\n")
+
+
+def test_root_s_files_are_no_way_to_what_root_alone_can_read(attacked: Attacked) -> None:
+    """A configuration with another name elsewhere is root's, and was never the relay's."""
+    attacked.machine.as_before()
+    file = attacked.home / CONFIG
+    file.unlink()
+    os.link(attacked.elsewhere / "precious", file)
+    done = attacked.machine.attempt()
+    assert (done.returncode, f"could not set owner and mode of {file}" in done.stderr) == (1, True)
+    assert file.samefile(attacked.elsewhere / "precious")
+    file.unlink()
+    attacked.expect_nothing()
