@@ -750,6 +750,15 @@ def test_secrets_of_nobodys(chain: Chain) -> None:
     assert chain.check().problems == []
 
 
+def test_a_tenant_whose_program_lies_in_an_open_home(chain: Chain, sandbox: Sandbox) -> None:
+    """The other home's own check has the cure, which would be another's here."""
+    with RelayHome(sandbox.url, sandbox.ca_file) as other:
+        other.give_to_root()
+        chain.home.path.chmod(0o770)
+        problem = f"FAIL  {chain.home.path} {OPEN}; {chain.home.script} --check"
+        assert problem in chain.check("--home", str(other.path)).problems
+
+
 def test_a_directory_above_that_others_can_write_to(chain: Chain) -> None:
     chain.home.path.parent.chmod(0o777)
     text = f"FAIL  {chain.home.path.parent} is open to others than root, who could change the program or its"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers.home import LOG, RelayHome
+from helpers.kernel import protected_regular
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
 from helpers.rotation import configure, logs, rotate
@@ -29,10 +30,13 @@ WORKERS = 3
 RENAMED = re.compile(r"^(\d+) +rename\(", re.MULTILINE)
 
 
-@pytest.fixture
-def installation() -> Iterator[RelayHome]:
-    """A relay whose provider does not answer: each delivery defers and is logged."""
-    with RelayHome(NOWHERE, None) as home:
+@pytest.fixture(params=["root's", "the account's"])
+def installation(request: pytest.FixtureRequest) -> Iterator[RelayHome]:
+    """A relay whose provider does not answer: each delivery defers and is logged. Its home is the installer's
+    layout, or the guide's; the kernel is as Debian sets it."""
+    with RelayHome(NOWHERE, None) as home, protected_regular():
+        if request.param == "root's":
+            home.give_to_root()
         yield home
 
 
@@ -120,6 +124,7 @@ def test_an_empty_or_missing_log_is_left_alone(installation: RelayHome, rotation
 
 
 def test_no_line_is_lost_in_two_rotations_while_deliveries_go_on(home: RelayHome, tmp_path: Path) -> None:
+    home.give_to_root()
     home.configure(RATE_LIMIT_PER_MINUTE=0)
     # As the installation leaves it.
     home.put(LOG, b"", 0o644)

@@ -188,11 +188,6 @@ def watch(policy: Policy, home: RelayHome) -> tuple[Delivery, dict[Right, str]]:
     return traced.delivery, used
 
 
-def compile_script(home: RelayHome) -> None:
-    """Leave the bytecode as the installation does: made by root, to be read by all."""
-    run(SYSTEM_PYTHON, "-I", "-m", "py_compile", str(home.script))
-
-
 def first(home: RelayHome, provider: Sandbox) -> None:
     """With a notice of the replaced sender."""
 
@@ -275,7 +270,7 @@ def test_the_relay_is_allowed_what_it_does_and_no_more(policy: Policy) -> None:
     used: dict[Right, str] = {}
     for prepare, logged in DELIVERIES.items():
         with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
-            compile_script(home)
+            home.give_to_root()
             prepare(home, provider)
             _delivery, found = watch(policy, home)
             assert logged in home.log(), prepare.__name__
@@ -286,8 +281,8 @@ def test_the_relay_is_allowed_what_it_does_and_no_more(policy: Policy) -> None:
 
 
 def test_the_relay_cannot_change_itself(policy: Policy, home: RelayHome) -> None:
-    """A first start would leave the script's bytecode. What may write there decides what the relay does from
-    then on, so that this is denied, and the installation makes the bytecode."""
+    """A first start in a home of its own would leave the script's bytecode. What may write there decides what
+    the relay does from then on, so that this is denied, and the installation makes the bytecode."""
     delivery, used = watch(policy, home)
     assert delivery.verdict == "sent"
     assert refused(policy, RELAY, used) == CACHING
@@ -306,6 +301,7 @@ def test_without_bytecode_the_mail_goes_out(home: RelayHome) -> None:
 def test_logrotate_is_allowed_what_it_does_and_no_more(
     policy: Policy, home: RelayHome, tmp_path: Path
 ) -> None:
+    home.give_to_root()
     configuration, file = configure(home, tmp_path), tmp_path / "calls"
     home.put(LOG, b"week 0\n", 0o644)
     observer = Observer(home.path)
