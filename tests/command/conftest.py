@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from helpers.chain import Chain
 from helpers.home import RelayHome
+from helpers.postfix import PrivatePostfix
 from helpers.variants import use_ses
 from sandbox import Sandbox
 
@@ -16,7 +19,14 @@ def ses(home: RelayHome) -> RelayHome:
     return home
 
 
+@pytest.fixture(scope="session")
+def running() -> Iterator[PrivatePostfix]:
+    """A Postfix that runs, for all tests that only look at it."""
+    with PrivatePostfix(None) as postfix:
+        yield postfix
+
+
 @pytest.fixture
-def chain(sandbox: Sandbox, home: RelayHome) -> Chain:
+def chain(sandbox: Sandbox, home: RelayHome, running: PrivatePostfix) -> Chain:
     """The home in a chain from Postfix to the provider with nothing wrong in it."""
-    return Chain(sandbox, home)
+    return Chain(sandbox, home, running)

@@ -184,7 +184,7 @@ HOME_FAULTS = {
         lambda chain: (chain.rotation / "relay").unlink(),
         f"no file in ROTATION names HOME/{LOG}: it grows for ever",
         f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
-        " > ROTATION/postfix-api-relay",
+        " > ROTATION/postfix-api-relayDASHED",
     ),
 }
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Callable
 
 import pytest
+from helpers.by_hand import ROOT_MAIL
 from helpers.chain import Chain, expect_fault, fault, mended
 from helpers.script import change_constants
 
@@ -65,6 +70,71 @@ def elsewhere(chain: Chain) -> None:
     chain.change_entry("postfix-api-relay $", f"postfix-api-relay --home {chain.home.queue}/other $")
 
 
+def setting(*lines: str) -> Callable[[Chain], object]:
+    return lambda chain: chain.set(*lines)
+
+
+def add_services(chain: Chain, *lines: str) -> None:
+    """Put lines into master.cf."""
+    with (chain.postfix / "master.cf").open("a") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def with_smtp(*lines: str) -> Callable[[Chain], object]:
+    """There is a service that delivers by SMTP, and settings that may lead mail to it."""
+
+    def make(chain: Chain) -> None:
+        add_services(chain, "smtp unix - - n - - smtp")
+        chain.set(*lines)
+
+    return make
+
+
+def filtered_by_a_service(chain: Chain) -> None:
+    """As amavis wants it, but for one service alone."""
+    add_services(chain, "smtp unix - - n - - smtp")
+    file = chain.postfix / "master.cf"
+    file.write_text(
+        file.read_text().replace(
+            "1       pickup\n", "1       pickup\n  -o content_filter=smtp:[127.0.0.1]:2\n"
+        )
+    )
+
+
+def mail_name(chain: Chain) -> None:
+    """As Debian's Postfix finds it, where the machine has the name of the site's mail."""
+    name = chain.home.queue / "mailname"
+    name.write_text("example.org\n")
+    chain.set(f"myorigin = {name}", "mydestination = $myhostname, example.org, localhost")
+
+
+def trusted_domain_of_this_machine(chain: Chain) -> None:
+    chain.configure(TRUSTED_DEVICE_DOMAINS=["devices.example"])
+    chain.set("mydestination = localhost devices.example")
+
+
+def listed_in_a_file(chain: Chain) -> None:
+    names = chain.home.queue / "local-host-names"
+    names.write_text("relay.domain.com\nExample.org\n")
+    chain.set(f"mydestination = {names}, localhost")
+
+
+def table_that_is_gone(chain: Chain) -> None:
+    chain.set(f"transport_maps = hash:{chain.home.queue}/transport")
+
+
+def no_mail_for_root(chain: Chain) -> None:
+    names = [name for name in ROOT_MAIL if name != "myorigin"]
+    chain.set(*(f"{name} =" for name in names))
+
+
+OWN = "its mail is bounced, or goes round the relay"
+NOT_HERE = "which does not start the relay in HOME"
+ROOT_CURE = "postfix/install.sh --root-to it@example.org"
+RESTART = "postfix -c POSTFIX stop; postfix -c POSTFIX start"
+ALL_INTERFACES = f"postconf -c POSTFIX -e 'inet_interfaces = all'; {RESTART}"
+SMTP = "smtp:[127.0.0.1]:2"
+BY_SENDER = "sender_dependent_default_transport_maps"
 TIMES_CURE = postfix_cure("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
 CHECK_POSTFIX = "mend what is named: postfix -c POSTFIX check"
 OPEN = "an open relay is abused within hours"
@@ -241,6 +311,140 @@ POSTFIX_FAULTS = {
         "mynetworks lets cidr:/etc/postfix/networks send, whose content is not looked at",
         NETWORKS_CURE,
     ),
+    "the site's domain is this machine's": mended(
+        "FAIL",
+        setting("mydestination = $myhostname, Example.org, localhost"),
+        f"mydestination has example.org, by Example.org: {OWN}",
+        postfix_cure("mydestination = localhost"),
+    ),
+    "the site's domain is this machine's by its mail name": fault(
+        "FAIL",
+        mail_name,
+        f"mydestination has example.org, by example.org: {OWN}",
+        postfix_cure("mydestination = localhost"),
+        f"FAIL  mail to root@example.org stays on this machine, or reaches nobody; {ROOT_CURE}",
+    ),
+    "this machine is named like the site's domain": mended(
+        "FAIL",
+        setting("myhostname = example.org", "mydestination = $myhostname"),
+        f"mydestination has example.org, by example.org: {OWN}",
+        postfix_cure("mydestination = localhost"),
+    ),
+    "the site's domain is this machine's by a file": mended(
+        "FAIL",
+        listed_in_a_file,
+        f"mydestination has example.org, by QUEUE/local-host-names: {OWN}",
+        postfix_cure("mydestination = localhost"),
+    ),
+    "a trusted domain is this machine's": mended(
+        "FAIL",
+        trusted_domain_of_this_machine,
+        f"mydestination has devices.example, by devices.example: {OWN}",
+        postfix_cure("mydestination = localhost"),
+    ),
+    "the site's domain is one of aliases": mended(
+        "FAIL",
+        setting("virtual_alias_domains = other.example, example.org"),
+        f"virtual_alias_domains has example.org, by example.org: {OWN}",
+        postfix_cure("virtual_alias_domains = other.example"),
+    ),
+    "a table of aliases makes the site's domain one": mended(
+        "FAIL",
+        setting("virtual_alias_maps = inline:{example.org=anything, a@example.org=b@example.com}"),
+        "virtual_alias_domains has example.org, by"
+        f" inline:{{example.org=anything, a@example.org=b@example.com}}: {OWN}",
+        postfix_cure("virtual_alias_domains ="),
+    ),
+    "the site's domain is one of mailboxes": mended(
+        "FAIL",
+        setting("virtual_mailbox_domains = static:all"),
+        f"virtual_mailbox_domains has example.org, by static:all: {OWN}",
+        postfix_cure("virtual_mailbox_domains ="),
+    ),
+    "the site's domain is relayed by a parent": mended(
+        "FAIL",
+        setting("relay_domains = org"),
+        f"relay_domains has example.org, by org: {OWN}",
+        postfix_cure("relay_domains ="),
+    ),
+    "root's mail is nobody's": fault(
+        "FAIL",
+        no_mail_for_root,
+        "mail to root@relay.domain.com stays on this machine, or reaches nobody",
+        ROOT_CURE,
+    ),
+    "only this machine can connect": mended(
+        "FAIL",
+        setting("inet_interfaces = loopback-only"),
+        "inet_interfaces is loopback-only: no device can connect, though mynetworks lets some send",
+        ALL_INTERFACES,
+    ),
+    "only this machine can connect, by name and address": mended(
+        "FAIL",
+        setting("inet_interfaces = localhost, 127.0.0.1 [::1]"),
+        "inet_interfaces is localhost, 127.0.0.1 [::1]: no device can connect, though mynetworks lets some"
+        " send",
+        ALL_INTERFACES,
+    ),
+    "a filter of all mail": mended(
+        "FAIL",
+        with_smtp(f"content_filter = {SMTP}"),
+        f"content_filter leads mail to {SMTP}, which does not start this relay",
+        postfix_cure("content_filter ="),
+    ),
+    "a filter of one service": mended(
+        "FAIL",
+        filtered_by_a_service,
+        f"pickup/unix/content_filter leads mail to {SMTP}, which does not start this relay",
+        "postconf -c POSTFIX -Pe 'pickup/unix/content_filter ='; postfix -c POSTFIX reload",
+    ),
+    "a table leads the site's mail elsewhere": mended(
+        "FAIL",
+        with_smtp(f"transport_maps = inline:{{example.org={SMTP}}}"),
+        f"transport_maps leads mail of example.org to {SMTP}, {NOT_HERE}",
+        postfix_cure(
+            f"transport_maps = inline:{{example.org=apirelay:api-relay}}, inline:{{example.org={SMTP}}}"
+        ),
+    ),
+    "a pattern leads the site's mail elsewhere": fault(
+        "FAIL",
+        lambda chain: (
+            (chain.home.queue / "patterns").write_text("/^it@/ smtp:\n"),
+            with_smtp(f"transport_maps = regexp:{chain.home.queue}/patterns")(chain),
+        ),
+        f"transport_maps leads mail of it@example.org to smtp:, {NOT_HERE}",
+        postfix_cure("transport_maps = inline:{it@example.org=apirelay:api-relay}, regexp:QUEUE/patterns"),
+    ),
+    "a table leads all mail elsewhere": mended(
+        "FAIL",
+        with_smtp(f"transport_maps = inline:{{*={SMTP}}}"),
+        f"transport_maps leads mail of * to {SMTP}, {NOT_HERE}",
+        postfix_cure(f"transport_maps = inline:{{*=apirelay:api-relay}}, inline:{{*={SMTP}}}"),
+    ),
+    "a table leads the mail of some elsewhere": mended(
+        "warn",
+        with_smtp(f"transport_maps = inline:{{partner.example={SMTP}}}"),
+        f"transport_maps leads mail of partner.example to {SMTP}, {NOT_HERE}",
+        postfix_cure(
+            "transport_maps = inline:{partner.example=apirelay:api-relay},"
+            f" inline:{{partner.example={SMTP}}}"
+        ),
+    ),
+    "a table leads a sender's mail elsewhere": mended(
+        "FAIL",
+        with_smtp(f"{BY_SENDER} = inline:{{@example.org={SMTP}}}"),
+        f"{BY_SENDER} leads mail of @example.org to {SMTP}, {NOT_HERE}",
+        postfix_cure(
+            f"{BY_SENDER} = inline:{{@example.org=apirelay:api-relay}}, inline:{{@example.org={SMTP}}}"
+        ),
+    ),
+    "a table that is not there": fault(
+        "FAIL",
+        table_that_is_gone,
+        "a table of Postfix cannot be read: postmap: fatal: open database QUEUE/transport.db: No such file or"
+        " directory",
+        CHECK_POSTFIX,
+    ),
     "no settings of Postfix": fault(
         "FAIL",
         lambda chain: (chain.postfix / "main.cf").unlink(),
@@ -333,3 +537,121 @@ def test_networks_that_the_internet_does_not_route_are_fine(chain: Chain, value:
     checked = chain.check()
     assert checked.problems == []
     assert f"ok    mynetworks is {value}" in checked.lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        # What was measured: a delivery by pipe(8) has no use for a relayhost.
+        "relayhost = [127.0.0.1]:2",
+        "sender_dependent_relayhost_maps = inline:{@example.org=[127.0.0.1]:2}",
+        "transport_maps = inline:{example.org=:[127.0.0.1]:2, other.example=apirelay:api-relay}",
+        f"{BY_SENDER} = inline:{{@example.org=DUNNO}}",
+        "virtual_alias_maps = inline:{a@other.example=b@example.org}",
+        "mydestination = localhost, relay.domain.com, mail.example.org",
+        "content_filter = apirelay:api-relay",
+        "canonical_maps = inline:{root=it@example.org}",
+    ],
+)
+def test_what_leads_no_mail_elsewhere_is_fine(chain: Chain, line: str) -> None:
+    chain.set(line)
+    assert chain.check().problems == []
+
+
+def test_only_this_machine_may_send_where_it_alone_can_connect(chain: Chain) -> None:
+    chain.set("inet_interfaces = loopback-only", "mynetworks = 127.0.0.0/8 [::1]/128")
+    assert chain.check().problems == []
+
+
+def test_a_postfix_that_does_not_run(chain: Chain) -> None:
+    chain.set(f"queue_directory = {chain.home.queue}")
+    expected = "FAIL  Postfix does not run: it takes no mail, and delivers none; postfix -c POSTFIX start"
+    chain.expect(chain.check().problems, [expected])
+
+
+def test_a_port_where_nobody_listens(chain: Chain) -> None:
+    """As after an edit of master.cf that Postfix was not told of."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        add_services(chain, f"127.0.0.1:{port} inet n - n - - smtpd")
+        expected = f"FAIL  nobody listens on port {port}: no device can connect; {RESTART}"
+        chain.expect(chain.check().problems, [expected])
+
+
+LISTENER = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
+    program = tmp_path / "exim4"
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([program, "-c", LISTENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as exim:
+        assert exim.stdout
+        port = int(exim.stdout.readline())
+        add_services(chain, f"127.0.0.1:{port} inet n - n - - smtpd")
+        problems = chain.check().problems
+        exim.communicate(b"")
+    cure = f"stop it, as with systemctl disable --now exim4; {RESTART}"
+    chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so that Postfix cannot have it; {cure}"])
+
+
+def second_tenant(chain: Chain, *settings: str) -> None:
+    """The home is a second tenant's: default_transport is the one of another home."""
+    other = chain.home.queue / "first"
+    other.mkdir()
+    file = chain.postfix / "master.cf"
+    own = file.read_text()
+    entry = own[own.index("\napirelay") + 1 :]
+    first = entry.replace("postfix-api-relay $", f"postfix-api-relay --home {other} $")
+    file.write_text(own.replace(entry, first) + entry.replace("apirelay ", "other ", 1))
+    chain.set("other_destination_recipient_limit = 0", "other_time_limit = 1000", *settings)
+
+
+def test_a_second_tenants_transport_is_found(chain: Chain) -> None:
+    second_tenant(chain, f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}")
+    checked = chain.check()
+    assert checked.problems == []
+    assert "ok    default_transport is apirelay, for another home; this one has other" in checked.lines
+    assert chain.expanded("ok    the transport starts HOME/postfix-api-relay in HOME") in checked.lines
+    assert "ok    other_destination_recipient_limit is 0" in checked.lines
+
+
+def test_a_second_tenant_whose_mail_goes_to_the_first(chain: Chain) -> None:
+    second_tenant(chain)
+    text = f"{BY_SENDER} leads mail of @example.org to apirelay:api-relay, {NOT_HERE}"
+    cure = postfix_cure(f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}")
+    problems = chain.check().problems
+    chain.expect(problems, [f"FAIL  {text}; {cure}"])
+    chain.mend(problems[0])
+    assert chain.check().problems == []
+
+
+def test_a_second_tenants_cures_are_its_own(chain: Chain) -> None:
+    second_tenant(chain, f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}", "other_time_limit = 16m")
+    (chain.rotation / "relay").rename(chain.rotation / "postfix-api-relay")
+    (chain.rotation / "postfix-api-relay").write_text("/opt/postfix-relay/postfix-api-relay.log {\n}\n")
+    limit, rotation = chain.check().problems
+    chain.expect([limit], ["FAIL  other_time_limit is 960 s: …; " + postfix_cure("other_time_limit = 1000s")])
+    chain.mend(limit)
+    chain.mend(rotation)
+    assert chain.check().problems == []
+    names = sorted(file.name for file in chain.rotation.iterdir())
+    assert names == ["postfix-api-relay", chain.expanded("postfix-api-relayDASHED")]
+    assert "/opt/postfix-relay/" in (chain.rotation / "postfix-api-relay").read_text()
+
+
+def test_a_machine_without_logrotate(chain: Chain, tmp_path: Path) -> None:
+    for name in ("postconf", "postmap", "postfix", "postqueue"):
+        (tmp_path / name).symlink_to(f"/usr/sbin/{name}")
+    # Postfix's own scripts have a PATH of their own.
+    change_constants(chain.home, COMMAND_PATH=str(tmp_path))
+    chain.compile()
+    expected = (
+        "FAIL  logrotate is not installed: the log grows for ever; apt install logrotate, or dnf install"
+    )
+    chain.expect(chain.check().problems, [f"{expected} logrotate"])

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers.home import RelayHome
-from helpers.postfix import PROJECT, adapted_entry, add_settings, fragment_settings, make_settings
+from helpers.postfix import (
+    PROJECT,
+    PrivatePostfix,
+    adapted_entry,
+    add_settings,
+    fragment_settings,
+    make_settings,
+)
 
 DAY_SECONDS = 86400
 # What a site chooses in place of the examples.
@@ -20,6 +27,16 @@ SITE: dict[str, Any] = {
     "ADMIN_NOTIFICATION_EMAIL": "it@example.org",
     "DEFAULT_FROM_ADDRESS": "relay@example.org",
     "VALID_FROM_ADDRESSES": ["relay@example.org", "ups@example.org"],
+}
+# What install.sh sets so that mail of the relay's own host reaches the admin.
+ROOT_MAIL = {
+    "myorigin": "$myhostname",
+    "recipient_canonical_maps": "inline:{@$myhostname=it@example.org, @localhost=it@example.org}",
+    "sender_canonical_maps": (
+        "inline:{double-bounce@$myhostname=double-bounce@$myhostname, "
+        "@$myhostname=relay@example.org, @localhost=relay@example.org}"
+    ),
+    "undisclosed_recipients_header": "To: it@example.org",
 }
 
 
@@ -60,16 +77,20 @@ def make_sound(home: RelayHome) -> None:
     home.give_to_root()
 
 
-def postfix_settings(home: RelayHome) -> Path:
-    """A configuration directory of Postfix's, set up as shipped for this home; nothing runs with it."""
-    directory = home.queue / "postfix"
-    directory.mkdir()
-    make_settings(directory)
-    (directory / "master.cf").write_text(adapted_entry(str(home.script), home.account.pw_name))
-    # A reload must not reach the machine's own Postfix.
-    places = [f"{name}_directory = {home.queue / name}" for name in ("queue", "data")]
-    add_settings(directory, [*fragment_settings(PROJECT / "postfix" / "main.cf"), *places])
-    return directory
+def set_up_postfix(postfix: PrivatePostfix, home: RelayHome) -> None:
+    """Give a Postfix the settings that are shipped, for this home; it goes on with those that it has read."""
+    make_settings(postfix.config)
+    entry = adapted_entry(str(home.script), home.account.pw_name)
+    (postfix.config / "master.cf").write_text(postfix.services + entry)
+    # Its commands must not reach the machine's own Postfix.
+    places = [
+        f"queue_directory = {postfix.queue_directory}",
+        f"data_directory = {postfix.data_directory}",
+        f"maillog_file = {postfix.log_file}",
+        f"maillog_file_prefixes = {postfix.directory}",
+    ]
+    root = [f"{name} = {value}" for name, value in ROOT_MAIL.items()]
+    add_settings(postfix.config, [*fragment_settings(PROJECT / "postfix" / "main.cf"), *root, *places])
 
 
 def tree(directory: Path) -> dict[str, tuple[object, ...]]:

@@ -10,9 +10,9 @@ from typing import Callable, NamedTuple
 
 from sandbox import Sandbox
 
-from helpers.by_hand import SITE, by_hand, in_days, make_sound, postfix_settings, tree
+from helpers.by_hand import SITE, by_hand, in_days, make_sound, set_up_postfix, tree
 from helpers.home import LOG, RelayHome
-from helpers.postfix import PROJECT, add_settings, age_settings, replaced
+from helpers.postfix import PROJECT, PrivatePostfix, add_settings, age_settings, replaced
 from helpers.script import change_constants
 
 CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
@@ -46,9 +46,12 @@ def expected_verdict(levels: list[str]) -> str:
 
 
 class Chain:
-    """An installation with nothing wrong, from Postfix's settings to the provider, and the check of it."""
+    """An installation with nothing wrong, from Postfix to the provider, and the check of it.
 
-    def __init__(self, sandbox: Sandbox, home: RelayHome) -> None:
+    `running` is any Postfix that runs: it is given the settings of the installation, which it does not read.
+    """
+
+    def __init__(self, sandbox: Sandbox, home: RelayHome, running: PrivatePostfix) -> None:
         self.sandbox, self.home = sandbox, home
         self.rotation = home.queue / "logrotate.d"
         self.rotation.mkdir()
@@ -56,7 +59,8 @@ class Chain:
         change_constants(home, ROTATION_DIRECTORY=str(self.rotation))
         make_sound(home)
         home.put(LOG, b"", 0o644)
-        self.postfix = postfix_settings(home)
+        set_up_postfix(running, home)
+        self.postfix = running.config
         sandbox.roles = ["Mail.Send"]
 
     def check(self, *options: str, user: str = "root", prefix: tuple[str, ...] = ()) -> Checked:
@@ -90,10 +94,11 @@ class Chain:
         return [line for line in lines if not line.startswith("ok    ") and "grows for ever" not in line]
 
     def expanded(self, line: str) -> str:
-        """A line with the paths of this installation in place of HOME, QUEUE, POSTFIX and ROTATION, and with
+        """A line with the paths of this installation in place of HOME and the like, and with
         the date so many days from today in place of DAY(…)."""
         places = {
             "HOME": self.home.path,
+            "DASHED": str(self.home.path).replace("/", "-"),
             "QUEUE": self.home.queue,
             "POSTFIX": self.postfix,
             "ROTATION": self.rotation,
@@ -139,6 +144,10 @@ class Chain:
     def rotate(self, text: str) -> None:
         """Put a file where logrotate reads it."""
         (self.rotation / "relay").write_text(text)
+
+    def compile(self) -> None:
+        """Let the bytecode cache have the script as it is: its first start by the service writes it."""
+        assert by_hand(self.home, "--version", user=self.home.account.pw_name).returncode == 0
 
     def own_by_root(self, name: str) -> None:
         os.chown(self.home.path / name, 0, 0)

@@ -153,7 +153,8 @@ class PrivatePostfix:
         self._make_directories()
         wakeup = SHIPPED_WAKEUP if as_shipped else TEST_WAKEUP
         entry = "" if command is None else adapted_entry(str(command), user, maxproc)
-        (self.config / "master.cf").write_text(SERVICES.format(port=self.port, wakeup=wakeup) + entry)
+        self.services = SERVICES.format(port=self.port, wakeup=wakeup)
+        (self.config / "master.cf").write_text(self.services + entry)
         if command is not None:
             add_settings(self.config, fragment_settings(PROJECT / "postfix" / "main.cf"))
         self._write_main({**({} if as_shipped else TEST_SCANS), **(settings or {})})

@@ -13,6 +13,7 @@ SETTINGS = {
     "mynetworks": "127.0.0.0/8, [::1]/128, 192.168.1.0/24",
     "smtpd_relay_restrictions": "permit_mynetworks, reject",
     "inet_interfaces": "all",
+    "mydestination": "localhost",
     "default_transport": "apirelay:api-relay",
     "apirelay_destination_recipient_limit": "0",
     "queue_run_delay": "62s",
