@@ -22,11 +22,15 @@ MODULE=postfix-relay
 # What the shipped files say.
 SHIPPED_HOME=/opt/postfix-relay
 SHIPPED_ACCOUNT=postfix-relay
+# What needs no quoting in a table of Postfix's.
+ADDRESS="[A-Za-z0-9.!#%&'*+/?^_\`|~-]+@[A-Za-z0-9.-]+"
 
 POSTFIX_CONFIG=/etc/postfix
 LOGROTATE_CONFIG=/etc/logrotate.d
 RELAY_HOME='' ACCOUNT='' NETWORKS='' PROVIDER='' MAXPROC='' OPEN='' DRY_RUN='' UNINSTALL=''
-REPLACE_MTA=''
+REPLACE_MTA='' ROOT_TO='' SEND_TEST=''
+# Whether something is left to be done that this script cannot do.
+LEFT=''
 
 CHANGES=0
 FILES_SAVED=''
@@ -43,6 +47,9 @@ upgrade: it changes only what differs, and what you have set differently since i
   --networks CIDR[,CIDR...]  who may send without a password, besides this host (default: who may now)
   --provider graph|ses       API_PROVIDER of a new $SECRETS (default: what the example says)
   --maxproc N                messages that are delivered at a time (default: as it is; at first 1, with SES 4)
+  --root-to ADDRESS          where mail to root and to this machine's other accounts goes (default: as it is, or
+                             ADMIN_NOTIFICATION_EMAIL once that is configured)
+  --send-test ADDRESS        at the end, send one message through Postfix and follow it to the provider's answer
   --dry-run                  print every change and make none
   --uninstall                put the saved main.cf and master.cf back; keep configuration, secrets and log
   --home DIR                 the relay's directory (default: as it is, $SHIPPED_HOME at first)
@@ -93,7 +100,10 @@ install_relay() {
     start_at_boot
     conclude
     show_networks
+    show_root_mail
     [ -n "$DRY_RUN" ] || check_relay
+    [ -n "$DRY_RUN" ] || [ -z "$SEND_TEST" ] || send_test
+    [ -z "$LEFT" ] || exit 1
 }
 
 uninstall() {
@@ -126,7 +136,8 @@ parse_options() {
             --uninstall) UNINSTALL=yes ;;
             --replace-mta) REPLACE_MTA=yes ;;
             --i-know-this-is-an-open-relay) OPEN=yes ;;
-            --networks | --provider | --maxproc | --home | --user | --postfix-config | --logrotate-config)
+            --networks | --provider | --maxproc | --home | --user | --postfix-config | --logrotate-config | \
+                --root-to | --send-test)
                 [ -n "${2-}" ] || fail "$1 needs a value: see --help"
                 take_option "$1" "$2"
                 shift
@@ -143,6 +154,8 @@ take_option() {
         --networks) NETWORKS=$2 ;;
         --provider) must_match "$1" "$2" '(graph|ses)' 'graph or ses' && PROVIDER=$2 ;;
         --maxproc) must_match "$1" "$2" '[1-9][0-9]{0,3}' 'a whole number from 1' && MAXPROC=$2 ;;
+        --root-to) must_match "$1" "$2" "$ADDRESS" 'one e-mail address' && ROOT_TO=$2 ;;
+        --send-test) must_match "$1" "$2" "$ADDRESS" 'one e-mail address' && SEND_TEST=$2 ;;
         --user) must_match "$1" "$2" '[a-z_][a-z0-9_-]*' 'the name of an account' && ACCOUNT=$2 ;;
         --home) must_be_path "$1" "$2" && RELAY_HOME=${2%/} ;;
         --postfix-config) must_be_path "$1" "$2" && POSTFIX_CONFIG=${2%/} ;;
@@ -746,10 +759,49 @@ wanted_settings() {
     done
 }
 
+# configured KEY: the value in relay-config.json, nothing while it is the example's. The account reads the file.
+configured() {
+    runuser -u "$ACCOUNT" -- "$PYTHON" -I -c '
+import json, sys
+found, example = (json.load(file).get(sys.argv[1]) for file in (open(sys.argv[2], "rb"), sys.stdin))
+print("" if found == example else found)' "$1" "$RELAY_HOME/relay-config.json" \
+        <"$PROJECT/relay-config.json.example" 2>/dev/null || true
+}
+
+# take_root_to: where mail to root goes. The option is remembered; the configured address is followed.
+take_root_to() {
+    local note=installed/root-to
+    [ -n "$ROOT_TO" ] || ROOT_TO=$(cat "$(saved $note)" 2>/dev/null) || ROOT_TO=''
+    if [ -n "$ROOT_TO" ]; then
+        echo "$ROOT_TO" >"$SCRATCH/$note"
+    else
+        ROOT_TO=$(configured ADMIN_NOTIFICATION_EMAIL)
+    fi
+    [[ $ROOT_TO =~ ^$ADDRESS$ ]] || ROOT_TO=''
+}
+
+# root_settings: an alias would change the envelope alone, and the relay refuses mail whose header names none of
+# its recipients. This changes both, for every account of this host; and mail without a To gets one.
+root_settings() {
+    # shellcheck disable=SC2016
+    local address host accounts='@$myhostname'
+    [ -n "$ROOT_TO" ] || return 0
+    host=$(postconf_now -xh myhostname)
+    for address in "$ROOT_TO" "$(configured DEFAULT_FROM_ADDRESS)"; do
+        # Where this host is named like the site's domain, its other addresses are the site's mailboxes.
+        [ "${address##*@}" != "$host" ] || accounts=root
+    done
+    # shellcheck disable=SC2016
+    echo 'myorigin = $myhostname'
+    echo "recipient_canonical_maps = inline:{$accounts=$ROOT_TO, @localhost=$ROOT_TO}"
+    echo "undisclosed_recipients_header = To: $ROOT_TO"
+}
+
 put_settings() {
     local line name current wanted=() shown=''
     MYNETWORKS=$(allowed_networks)
-    wanted_settings >"$SCRATCH/settings"
+    take_root_to
+    { wanted_settings && root_settings; } >"$SCRATCH/settings"
     # Which networks may send is said by --networks alone, and otherwise left as it is.
     grep -v '^mynetworks ' "$SCRATCH/settings" >"$SCRATCH/installed/main.cf"
     while IFS= read -r line; do
@@ -784,7 +836,9 @@ taken_up_by() {
 is_own_setting() {
     local made
     made=$(set_in "$(saved installed/main.cf)" "$1")
-    [ -n "$2" ] && [ -n "$made" ] && [ "$2" != "$made" ] || return
+    # A table that was there before the installation is the administrator's as well.
+    [ -n "$made" ] || [ "$1" = recipient_canonical_maps ] || return
+    [ -n "$2" ] && [ "$2" != "$made" ] || return
     echo "kept: $1 = $2 in main.cf, changed since the installation; if that was not meant: postconf -e '$3'"
 }
 
@@ -816,11 +870,24 @@ run_postfix() {
     pending=$(cat "$(saved pending)" 2>/dev/null) || true
     [ -z "$pending" ] || postfix_has_to "$pending"
     if is_postfix_running; then
-        [ -z "$WANTED_OF_POSTFIX" ] ||
-            change "$WANTED_OF_POSTFIX Postfix" 'see its log' tell_postfix "$WANTED_OF_POSTFIX"
+        [ -z "$WANTED_OF_POSTFIX" ] || make_postfix "$WANTED_OF_POSTFIX"
     elif [ -z "$UNINSTALL" ]; then
-        change 'start Postfix' 'see its log' tell_postfix start
+        make_postfix start
     fi
+}
+
+# make_postfix start|restart|reload: where that fails, as when another program has its port, the run goes on to
+# the check, which says so; an uninstallation ends.
+make_postfix() {
+    if [ -n "$DRY_RUN$UNINSTALL" ]; then
+        change "$1 Postfix" 'see its log' tell_postfix "$1"
+        return
+    fi
+    CHANGES=$((CHANGES + 1))
+    echo "$1 Postfix"
+    quietly tell_postfix "$1" && return
+    LEFT=yes
+    echo "${0##*/}: could not $1 Postfix ($(reason)): see its log, then run this again" >&2
 }
 
 start_at_boot() {
@@ -943,21 +1010,43 @@ check_command() {
     echo "$RELAY_HOME/$SCRIPT --home $RELAY_HOME --check --postfix-config $POSTFIX_CONFIG"
 }
 
-# Placeholders in new files are no fault of the installation.
+# send_command ADDRESS: sends one message through Postfix.
+send_command() {
+    echo "$RELAY_HOME/$SCRIPT --home $RELAY_HOME --send-test $1 --through-postfix" \
+        "--postfix-config $POSTFIX_CONFIG"
+}
+
 check_relay() {
     local command
     read -r -a command < <(check_command)
     if "${command[@]}" </dev/null; then
-        echo "The relay is ready."
+        [ -n "$LEFT" ] || echo "The relay is ready."
         return
     fi
+    LEFT=yes
     cat <<END
 The installation is complete; what the check found is still to be done:
  1. Edit $RELAY_HOME/$SECRETS (the provider and its credentials) and
     $RELAY_HOME/relay-config.json (who may send as whom, and who is told);
     the first one as its owner: sudoedit -u $ACCOUNT FILE
  2. Check again: sudo $(check_command)
+ 3. Send one message through Postfix: sudo $(send_command ADDRESS)
 END
+}
+
+send_test() {
+    local command
+    read -r -a command < <(send_command "$SEND_TEST")
+    "${command[@]}" </dev/null || LEFT=yes
+}
+
+show_root_mail() {
+    if [[ -n $ROOT_TO && $(postconf_now -nh recipient_canonical_maps) == *"=$ROOT_TO"* ]]; then
+        echo "Mail to root and to this machine's other accounts goes to $ROOT_TO"
+    elif [ -z "$ROOT_TO" ]; then
+        echo "Mail to root reaches nobody yet: name an address with --root-to, or run this again once" \
+            "ADMIN_NOTIFICATION_EMAIL is configured"
+    fi
 }
 
 show_kept() {

@@ -32,10 +32,6 @@ SITE: dict[str, Any] = {
 ROOT_MAIL = {
     "myorigin": "$myhostname",
     "recipient_canonical_maps": "inline:{@$myhostname=it@example.org, @localhost=it@example.org}",
-    "sender_canonical_maps": (
-        "inline:{double-bounce@$myhostname=double-bounce@$myhostname, "
-        "@$myhostname=relay@example.org, @localhost=relay@example.org}"
-    ),
     "undisclosed_recipients_header": "To: it@example.org",
 }
 

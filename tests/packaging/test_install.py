@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.home import LOG, SCRIPT
-from helpers.install import Machine, release
+from helpers.install import Machine, finished, release
 from helpers.mail import mail
 from helpers.postfix import PROJECT, adapted_entry, add_settings, fragment_settings, run
 from sandbox import Sandbox
@@ -68,9 +68,7 @@ def install_without_home(machine: Machine, *options: str) -> str:
     """What the installer prints when it is told neither home nor account."""
     command = machine.command(*options)
     home = command.index("--home")
-    done = machine.run(*command[:home], *command[home + len(["--home", "", "--user", ""]) :])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return finished(machine.run(*command[:home], *command[home + len(["--home", "", "--user", ""]) :]))
 
 
 def stderr_of(machine: Machine, *options: str, project: Path = PROJECT) -> str:
@@ -196,9 +194,7 @@ def test_the_secrets_are_never_open_to_others(machine: Machine) -> None:
         "trace=openat,chmod,fchmod,fchmodat,rename,renameat,renameat2",
         "-o",
     ]
-    command = [*traced, str(calls), *machine.command()]
-    done = machine.run(*command)
-    assert done.returncode == 0, done.stderr
+    finished(machine.run(*traced, str(calls), *machine.command()))
     of_the_secrets = [
         line for line in calls.read_text().splitlines() if f"{machine.home}/api-secrets" in line
     ]
@@ -223,8 +219,8 @@ def test_mail_is_delivered_once_the_two_files_are_edited(sandbox: Sandbox) -> No
         files.configure(ADMIN_NOTIFICATION_EMAIL="it@office.example", DEFAULT_FROM_ADDRESS="me@it.example")
         files.secrets()
         said = machine.install()
-        assert said.startswith(NOTHING)
         assert said.endswith("\nThe relay is ready.\n"), said
+        assert machine.install().startswith(NOTHING)
         machine.postfix.sendmail("alerts@domain.com", ["to@external.com"], mail(Subject="sendmail").decode())
         machine.postfix.smtp("alerts@domain.com", ["to@external.com"], mail(Subject="device").decode())
         machine.wait_until_empty()
@@ -766,8 +762,7 @@ def test_a_release_without_the_modes_of_its_programs_will_do(machine: Machine, u
     for file in upgrade.rglob("*"):
         if file.is_file():
             file.chmod(0o644)
-    done = machine.run("bash", *machine.command(project=upgrade))
-    assert (done.returncode, done.stderr) == (0, "")
+    finished(machine.run("bash", *machine.command(project=upgrade)))
 
 
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
