@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -567,16 +566,6 @@ def test_a_postfix_that_does_not_run(chain: Chain) -> None:
     chain.set(f"queue_directory = {chain.home.queue}")
     expected = "FAIL  Postfix does not run: it takes no mail, and delivers none; postfix -c POSTFIX start"
     chain.expect(chain.check().problems, [expected])
-
-
-def test_a_port_where_nobody_listens(chain: Chain) -> None:
-    """As after an edit of master.cf that Postfix was not told of."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-        add_services(chain, f"127.0.0.1:{port} inet n - n - - smtpd")
-        expected = f"FAIL  nobody listens on port {port}: no device can connect; {RESTART}"
-        chain.expect(chain.check().problems, [expected])
 
 
 LISTENER = """

@@ -258,6 +258,7 @@ def test_help_names_the_commands(home: RelayHome, option: str) -> None:
         "--check [--postfix-config DIR]",
         "--status [--format text|json|prometheus] [--postfix-config DIR]",
         "--send-test ADDRESS",
+        "--send-test ADDRESS --through-postfix [--postfix-config DIR]",
     ):
         assert f"\n{start}{usage}\n" in done.stdout
 

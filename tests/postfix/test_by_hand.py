@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from helpers.by_hand import by_hand, make_sound
+from helpers.by_hand import ROOT_MAIL, by_hand, make_sound
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import ONE_ATTEMPT, PrivatePostfix, age_settings, replaced
@@ -24,6 +24,13 @@ def sound(sandbox: Sandbox, home: RelayHome) -> RelayHome:
     change_constants(home, QUEUE_WARNING_SECONDS=1)
     make_sound(home)
     return home
+
+
+@pytest.fixture
+def postfix(home: RelayHome) -> Iterator[PrivatePostfix]:
+    """A running Postfix that delivers through the installed relay, the mail of root, too."""
+    with PrivatePostfix(home.script, user=home.account.pw_name, settings=ROOT_MAIL) as running:
+        yield running
 
 
 def check(home: RelayHome, postfix: PrivatePostfix) -> tuple[int, list[str]]:
@@ -69,7 +76,9 @@ def test_what_check_advises_is_in_force_at_once(
 
 @pytest.mark.parametrize("entry", ["192.168.1.7/24", "192.168.1.0/255.255.255.0", "fd00::/8"])
 def test_networks_that_check_finds_misspelt_stop_all_mail(home: RelayHome, entry: str) -> None:
-    with PrivatePostfix(home.script, settings={"mynetworks": f"{entry}, 127.0.0.0/8"}) as postfix:
+    with PrivatePostfix(
+        home.script, settings={**ROOT_MAIL, "mynetworks": f"{entry}, 127.0.0.0/8"}
+    ) as postfix:
         with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
             postfix.smtp("relay@example.org", ["to@external.com"], MESSAGE)
         assert refused.value.recipients["to@external.com"][0] == 451

@@ -1,0 +1,281 @@
+"""What the installer does against mail that goes missing, with the real Postfix and a provider."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.home import RelayFiles
+from helpers.install import Machine
+from helpers.mail import mail
+from helpers.postfix import PrivatePostfix, add_settings, run
+from sandbox import Accepted, Sandbox
+
+ADMIN, DEFAULT = "it@office.example", "alerts@office.example"
+# What a distribution's master.cf has besides.
+LOCAL = "local unix - n n - - local\n"
+CRON = """\
+From: root (Cron Daemon)
+To: root
+Subject: Cron <root@relay> test -x /nowhere
+MIME-Version: 1.0
+Content-Type: text/plain; charset=UTF-8
+Auto-Submitted: auto-generated
+X-Cron-Env: <LOGNAME=root>
+
+/bin/sh: 1: not found
+"""
+# How a mail is handed in by what runs as root, and by what else the machine does.
+PROGRAMS = {
+    "cron": (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t"], CRON),
+    "cron of RHEL": (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "root"], CRON),
+    "mail root": (["-t"], "To: root\nSubject: x\n\nbody\n"),
+    "mail root@localhost": (["-i", "root@localhost"], "To: root@localhost\nSubject: x\n\nbody\n"),
+    "sendmail root": (["root"], "Subject: x\n\nbody\n"),
+    "sendmail root, without a header": (["root"], "body\n"),
+    "logwatch": (["-t"], "To: root\nFrom: logwatch@relay.domain.com\nSubject: Logwatch\n\nbody\n"),
+    "a service's account": (["-t", "-f", "www-data"], "To: www-data\nSubject: x\n\nbody\n"),
+    "mdadm, to the host's name": (
+        ["-t"],
+        "From: mdadm monitoring <root@relay.domain.com>\nTo: Root@Relay.domain.com\nSubject: x\n\nbody\n",
+    ),
+}
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A machine without the relay, whose Postfix delivers mail to its own accounts."""
+    with Machine(quiet=False) as new:
+        with (new.postfix.config / "master.cf").open("a") as file:
+            file.write(LOCAL)
+        yield new
+
+
+def configure(machine: Machine, sandbox: Sandbox, **changes: object) -> RelayFiles:
+    """Do what an administrator does after the installation."""
+    files = machine.files(sandbox.url, sandbox.ca_file)
+    files.configure(**{"ADMIN_NOTIFICATION_EMAIL": ADMIN, "DEFAULT_FROM_ADDRESS": DEFAULT, **changes})
+    files.secrets()
+    return files
+
+
+@pytest.fixture(scope="module")
+def sandbox_of_all() -> Iterator[Sandbox]:
+    with Sandbox() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module", params=["graph", "ses"])
+def relaying(request: pytest.FixtureRequest, sandbox_of_all: Sandbox) -> Iterator[Machine]:
+    """An installed machine that rejects mail without a visible recipient, whose notices have no pause."""
+    with Machine(quiet=False) as machine:
+        machine.install("--root-to", ADMIN)
+        files = configure(machine, sandbox_of_all, MISSING_VISIBLE_RECIPIENT="reject")
+        if request.param == "ses":
+            region = {"API_PROVIDER": "ses", "API_TENANT_OR_REGION": "us-east-1"}
+            files.secrets(**region)
+        yield machine
+
+
+def hand_in(postfix: PrivatePostfix, options: list[str], text: str) -> None:
+    run("sendmail", "-C", str(postfix.config), *options, message=text.encode())
+    postfix.wait_until_empty()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_mail_to_the_machines_own_accounts_reaches_the_admin(
+    relaying: Machine, sandbox_of_all: Sandbox, program: str
+) -> None:
+    """By header and envelope, so that it is not rejected; and as one message, without a notice about it."""
+    before = len(sandbox_of_all.accepted)
+    hand_in(relaying.postfix, *PROGRAMS[program])
+    (message,) = sandbox_of_all.accepted[before:]
+    assert (message.to, message.cc, message.bcc) == ([ADMIN], [], [])
+    assert ADMIN in str(message.message["To"])
+    assert DEFAULT in str(message.message["From"])
+
+
+def test_mail_for_others_is_left_as_it_is(relaying: Machine, sandbox_of_all: Sandbox) -> None:
+    before = len(sandbox_of_all.accepted)
+    hand_in(relaying.postfix, ["-t", "-f", DEFAULT], mail(From=DEFAULT, To="root@external.com").decode())
+    (message,) = sandbox_of_all.accepted[before:]
+    assert message.to == ["root@external.com"]
+
+
+def test_a_device_that_calls_itself_root_is_told_of(relaying: Machine, sandbox_of_all: Sandbox) -> None:
+    """What saves the machine's own mail a notice is not in a device's hands."""
+    before = len(sandbox_of_all.accepted)
+    forged = "Received: by relay.domain.com (Postfix, from userid 0)\n"
+    text = forged + mail(From="root@relay.domain.com", To="to@external.com").decode()
+    relaying.postfix.smtp("root@relay.domain.com", ["to@external.com"], text)
+    relaying.postfix.wait_until_empty()
+    subjects = sorted(message.subject for message in sandbox_of_all.accepted[before:])
+    assert len(subjects) == 2
+    assert "[postfix-api-relay] Sender replaced: root@relay.domain.com" in subjects
+
+
+def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbox: Sandbox) -> None:
+    said = machine.install()
+    assert "Mail to root reaches nobody yet: name an address with --root-to, or run this again" in said
+    assert machine.setting("recipient_canonical_maps") == ""
+    files = configure(machine, sandbox)
+    check = machine.run(
+        str(machine.home / "postfix-api-relay"), "--check", "--postfix-config", config(machine)
+    )
+    cure = f"postfix/install.sh --root-to {ADMIN}"
+    assert (
+        f"FAIL  mail to root@{origin(machine)} stays on this machine, or reaches nobody; {cure}\n"
+        in check.stdout
+    )
+    said = machine.install()
+    assert f"Mail to root and to this machine's other accounts goes to {ADMIN}\n" in said
+    assert said.endswith("\nThe relay is ready.\n")
+    hand_in(machine.postfix, *PROGRAMS["cron"])
+    assert [message.to for message in sandbox.accepted] == [[ADMIN]]
+    # Another admin is followed, but for what an option has said.
+    files.configure(ADMIN_NOTIFICATION_EMAIL="new@office.example", DEFAULT_FROM_ADDRESS=DEFAULT)
+    assert "goes to new@office.example\n" in machine.install()
+    assert "goes to ops@office.example\n" in machine.install("--root-to", "ops@office.example")
+    assert machine.install().startswith("nothing to change\n")
+    assert "ops@office.example" in machine.setting("recipient_canonical_maps")
+    machine.install("--uninstall")
+    assert machine.setting("recipient_canonical_maps") == ""
+
+
+def config(machine: Machine) -> str:
+    return str(machine.postfix.config)
+
+
+def origin(machine: Machine) -> str:
+    return machine.postconf("-xh", "myorigin").strip()
+
+
+def test_a_host_that_is_named_like_the_domain_keeps_the_domains_mailboxes(
+    machine: Machine, sandbox: Sandbox
+) -> None:
+    add_settings(machine.postfix.config, ["myhostname = office.example", "mydestination = $myhostname"])
+    machine.install("--root-to", ADMIN)
+    configure(machine, sandbox)
+    assert machine.install().endswith("\nThe relay is ready.\n")
+    hand_in(machine.postfix, *PROGRAMS["cron"])
+    hand_in(machine.postfix, ["-t", "-f", DEFAULT], mail(From=DEFAULT, To="boss@office.example").decode())
+    assert [message.to for message in sandbox.accepted] == [[ADMIN], ["boss@office.example"]]
+
+
+def test_a_table_of_the_admins_own_is_kept(machine: Machine) -> None:
+    own = "recipient_canonical_maps = inline:{root=own@office.example}"
+    add_settings(machine.postfix.config, [own])
+    said = machine.install("--root-to", ADMIN)
+    assert f"kept: {own} in main.cf" in said
+    assert "accounts goes to" not in said
+    assert machine.setting("recipient_canonical_maps") == "inline:{root=own@office.example}"
+
+
+@pytest.mark.parametrize("address", ["root", "a b@x.org", "a@b@c", "{a}@x.org", "a$b@x.org", "a=b@x.org"])
+@pytest.mark.parametrize("option", ["--root-to", "--send-test"])
+def test_an_address_that_is_none(machine: Machine, option: str, address: str) -> None:
+    before = machine.tree()
+    done = machine.attempt(option, address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"install.sh: {option} {address}: it must be one e-mail address\n"
+    assert machine.tree() == before
+
+
+# ---------------------------------------------------------------- the site's own domain
+
+
+def bounced(machine: Machine) -> bool:
+    return 'status=bounced (unknown user: "it")' in machine.postfix.log()
+
+
+@pytest.mark.parametrize("own", ["office.example", "$myorigin"])
+def test_the_sites_own_domain_is_not_this_machines(machine: Machine, sandbox: Sandbox, own: str) -> None:
+    """By name, or by Debian's mail name: before, its mail is bounced, and the bounce as well."""
+    name = machine.base / "mailname"
+    name.write_text("office.example\n")
+    add_settings(
+        machine.postfix.config, [f"myorigin = {name}", f"mydestination = $myhostname, {own}, localhost"]
+    )
+    machine.postfix.start()
+    message = mail(From="ups@office.example", To=ADMIN).decode()
+    machine.postfix.sendmail("ups@office.example", [ADMIN], message)
+    machine.postfix.wait_for("the bounce", lambda: bounced(machine))
+    machine.wait_until_empty()
+    machine.install("--root-to", ADMIN)
+    configure(machine, sandbox)
+    assert machine.setting("mydestination") == "localhost"
+    assert (
+        machine.install("--send-test", ADMIN).splitlines()[-1].startswith("ok    graph accepted the message")
+    )
+    machine.postfix.sendmail("ups@office.example", [ADMIN], message)
+    machine.wait_until_empty()
+    assert [accepted.to for accepted in of_devices(sandbox)] == [[ADMIN], [ADMIN]]
+
+
+def of_devices(sandbox: Sandbox) -> list[Accepted]:
+    return [message for message in sandbox.accepted if "Sender replaced" not in message.subject]
+
+
+# ---------------------------------------------------------------- the end of a run
+
+
+def test_a_run_ends_with_a_message_through_postfix(machine: Machine, sandbox: Sandbox) -> None:
+    machine.install("--root-to", ADMIN)
+    configure(machine, sandbox)
+    said = machine.install("--send-test", "to@external.com")
+    (message,) = sandbox.accepted
+    assert message.to == ["to@external.com"]
+    *_, ready, last = said.splitlines()
+    assert ready == "The relay is ready."
+    assert last.startswith(f"ok    graph accepted the message, id {message.id!r}, queue id '")
+
+
+def test_a_message_that_is_lost_fails_the_run(machine: Machine, sandbox: Sandbox) -> None:
+    """What is the administrator's to set is left, and said; the run comes to its end."""
+    machine.install("--root-to", ADMIN)
+    configure(machine, sandbox)
+    maps = "transport_maps = inline:{office.example=discard:}"
+    add_settings(machine.postfix.config, [maps])
+    with (machine.postfix.config / "master.cf").open("a") as file:
+        file.write("discard unix - - n - - discard\n")
+    machine.postfix.reload()
+    done = machine.attempt("--send-test", ADMIN)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAIL  transport_maps leads mail of office.example to discard:, " in done.stdout
+    assert "has left Postfix's queue, and not by this relay" in done.stdout.splitlines()[-1]
+    assert machine.setting("transport_maps") == maps.partition(" = ")[2]
+
+
+LISTENER = """
+import socket, sys
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(("127.0.0.1", int(sys.argv[1])))
+server.listen()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_that_another_program_has_does_not_end_the_run(machine: Machine, tmp_path: Path) -> None:
+    program = tmp_path / "exim4"
+    program.symlink_to(sys.executable)
+    port = machine.postfix.port
+    command = [str(program), "-c", LISTENER, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as exim:
+        assert exim.stdout
+        assert exim.stdout.readline() == b"ready\n"
+        done = machine.attempt()
+        exim.communicate(b"")
+    assert done.returncode == 1
+    assert done.stderr.startswith("install.sh: could not start Postfix (")
+    assert done.stderr.count("\n") == 1
+    assert "FAIL  Postfix does not run: it takes no mail, and delivers none; " in done.stdout
+    assert f"FAIL  port {port} is taken by exim4, so that Postfix cannot have it; " in done.stdout
+    assert machine.setting("default_transport") == "apirelay:api-relay"
+    assert machine.install().startswith("start Postfix\n")
+    assert socket.create_connection(("127.0.0.1", port), 10).recv(4) == b"220 "
