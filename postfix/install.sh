@@ -432,17 +432,22 @@ place_script() {
     { [ ! -d "$1" ] || [ -L "$1" ] || rm -r "$1"; } && place 755 root "$PROJECT/$SCRIPT" "$1" && compile "$1"
 }
 
-# The relay starts from Python's own cache of the compiled script, where its account must not write. The directory
-# is made anew: what the account has put there, or in its place, would be followed. rm(1) follows no link.
+# The relay starts from Python's own cache of the compiled script, where its account must not write. Unless all in it
+# is root's, the directory is made anew: what the account has put there would be followed. rm(1) follows no link.
 compile() {
     local cache=${1%/*}/__pycache__
-    rm -rf "$cache" && mkdir "$cache" && { ! has_selinux || restorecon "$cache"; } &&
-        "$PYTHON" -I -m py_compile "$1"
+    { is_roots_cache "$cache" && [ -z "$(find "$cache" -mindepth 1 ! -user root -print -quit)" ]; } ||
+        { rm -rf "$cache" && mkdir "$cache" && { ! has_selinux || restorecon "$cache"; }; } || return
+    "$PYTHON" -I -m py_compile "$1"
+}
+
+is_roots_cache() {
+    [ "$(stat -c '%F %a %U' "$1" 2>/dev/null)" = 'directory 755 root' ]
 }
 
 # is_compiled FILE: what is not root's counts as not there.
 is_compiled() {
-    [ "$(stat -c '%F %a %U' "${1%/*}/__pycache__" 2>/dev/null)" = 'directory 755 root' ] || return
+    is_roots_cache "${1%/*}/__pycache__" || return
     "$PYTHON" -I - "$1" <<'END'
 import importlib.util
 import os
