@@ -319,7 +319,7 @@ put_packages() {
     [ -n "$names" ] || return 0
     mapfile -t wanted <<<"$names"
     [[ " ${wanted[*]} " != *' postfix '* ]] || require_no_other_mta
-    change "install the packages ${wanted[*]}" 'mend that with apt or dnf' \
+    change "install the packages ${wanted[*]}" 'fix that with apt or dnf' \
         with_dots add_packages "${wanted[@]}" 3>&1
 }
 
@@ -420,7 +420,7 @@ put_script() {
         change "compile $target" "$(space_cure "$RELAY_HOME")" compile "$target"
     fi
     [ -n "$DRY_RUN" ] || quietly as "$ACCOUNT" "$target" --version ||
-        fail "the account $ACCOUNT cannot run $target ($(reason)): mend that, then run this again"
+        fail "the account $ACCOUNT cannot run $target ($(reason)): fix that, then run this again"
 }
 
 # is_something PATH: whether anything is there, be it a link that leads nowhere.
@@ -437,7 +437,7 @@ place_script() {
 compile() {
     local cache=${1%/*}/__pycache__
     { is_roots_cache "$cache" && [ -z "$(find "$cache" -mindepth 1 ! -user root -print -quit)" ]; } ||
-        { rm -rf "$cache" && mkdir "$cache" && { ! has_selinux || restorecon "$cache"; }; } || return
+        { rm -rf "$cache" && mkdir "$cache" && chmod 755 "$cache" && { ! has_selinux || restorecon "$cache"; }; } || return
     "$PYTHON" -I -m py_compile "$1"
 }
 
@@ -516,7 +516,7 @@ put_secrets() {
 
 # is_set_provider FILE: whether the account's file names the provider that was asked for.
 is_set_provider() {
-    runuser -u "$ACCOUNT" -- grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$PROVIDER\"" "$1"
+    [ -f "$1" ] && as "$ACCOUNT" timeout 10 grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$PROVIDER\"" "$1" </dev/null
 }
 
 put_log() {
@@ -653,7 +653,7 @@ postconf_now() {
     fi
     # It warns of parameters that belong to a transport which is not there yet.
     postconf -c "$POSTFIX_CONFIG" "$@" 2>"$SCRATCH/output" ||
-        fail "Postfix cannot read $POSTFIX_CONFIG ($(reason)): mend that, then run this again"
+        fail "Postfix cannot read $POSTFIX_CONFIG ($(reason)): fix that, then run this again"
 }
 
 # set_in FILE NAME: the value of a name in lines "name = value"; nothing where it is not there.
@@ -766,7 +766,7 @@ wanted_settings() {
 
 # configured KEY: the value in relay-config.json, nothing while it is the example's. The account reads the file.
 configured() {
-    runuser -u "$ACCOUNT" -- "$PYTHON" -I -c '
+    [ ! -f "$RELAY_HOME/relay-config.json" ] || as "$ACCOUNT" timeout 10 "$PYTHON" -I -c '
 import json, sys
 found, example = (json.load(file).get(sys.argv[1]) for file in (open(sys.argv[2], "rb"), sys.stdin))
 print("" if found == example else found)' "$1" "$RELAY_HOME/relay-config.json" \
@@ -905,7 +905,7 @@ start_at_boot() {
 check_postfix() {
     is_there postfix || return 0
     quietly postfix -c "$POSTFIX_CONFIG" check ||
-        fail "postfix check: $(reason): mend that, then run this again"
+        fail "postfix check: $(reason): fix that, then run this again"
 }
 
 is_postfix_running() {

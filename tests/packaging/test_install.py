@@ -672,7 +672,7 @@ def test_uninstalling_can_be_repeated(installed: Machine, program: str) -> None:
 
 def test_what_postfix_check_finds_ends_the_run(machine: Machine) -> None:
     machine.replace("postfix", 'if [ "${*: -1}" = check ]; then echo fatal: no good >&2; exit 1; fi')
-    assert "postfix check: fatal: no good: mend that, then run this again" in stderr_of(machine)
+    assert "postfix check: fatal: no good: fix that, then run this again" in stderr_of(machine)
 
 
 def test_secrets_that_are_a_link_are_refused_and_not_followed(installed: Machine) -> None:
