@@ -231,7 +231,7 @@ def without(name: str) -> Callable[[Chain], object]:
 
 
 def holding(name: str, text: str) -> Callable[[Chain], object]:
-    return lambda chain: (chain.home.path / name).write_text(text)
+    return lambda chain: chain.home.put(name, text.encode(), (chain.home.path / name).stat().st_mode & 0o777)
 
 
 def directory(name: str) -> Callable[[Chain], object]:

@@ -653,7 +653,8 @@ def test_one_refused_message_is_a_warning(
     assert send(deliver) == ("deferred" if defer else "bounced")
     shown = watched.show()
     assert shown.status == 1
-    assert f" - the provider refuses a message of {UPS} since " in shown.text
+    whose = f"{UPS}, message 4ZxTestQid" if defer else UPS
+    assert f" - the provider refuses mail of {whose} since " in shown.text
     assert re.search(r"\nlast error:  .* [45]\.6\.0 Graph sendMail failed: HTTP 400 NeverHeardOf", shown.text)
     assert send(deliver) == "sent"
     assert watched.show().status == 0

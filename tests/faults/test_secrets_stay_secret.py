@@ -188,7 +188,16 @@ def system_python() -> list[str]:
 def in_own_home(home: RelayHome) -> tuple[str, ...]:
     """A command that runs another where the account's home directory is the relay's."""
     passwd = home.put("passwd", f"root:x:0:0::{home.path}:/bin/sh\n".encode(), 0o644)
-    return ("unshare", "-rm", "sh", "-c", f'mount --bind {passwd} /etc/passwd && exec "$@"', "sh")
+    return (
+        "unshare",
+        "--map-current-user",
+        "--keep-caps",
+        "-m",
+        "sh",
+        "-c",
+        f'mount --bind {passwd} /etc/passwd && exec "$@"',
+        "sh",
+    )
 
 
 @pytest.mark.parametrize("provider", ["graph", "ses"])

@@ -284,7 +284,8 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     # Nor is anything said of a provider that stands there already.
     file = installed.home / "api-secrets.json"
     shipped = (PROJECT / "api-secrets.json.example").read_text()
-    file.write_text(shipped.replace('"API_PROVIDER": "graph"', '"API_PROVIDER" : "ses"'))
+    other = shipped.replace('"API_PROVIDER": "graph"', '"API_PROVIDER" : "ses"')
+    installed.files().put(file.name, other.encode())
     assert "kept: " not in installed.install("--dry-run", "--provider", "ses")
     assert f"kept: {file}; --provider is for" in installed.install("--dry-run", "--provider", "graph")
     assert f"kept: {installed.home}/api-secrets.json; --provider is for a new one only" in said[1]
