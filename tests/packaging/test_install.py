@@ -863,8 +863,8 @@ def test_a_long_installation_shows_that_it_works(machine: Machine, upgrade: Path
 
 # What apt says, and calls a success.
 NO_ANSWER = """\
-echo "Err:1 http://deb.debian.org/debian stable InRelease"
-echo "  Temporary failure resolving 'deb.debian.org'"
+echo "Err:1 http://packages.example/debian stable InRelease"
+echo "  Temporary failure resolving 'packages.example'"
 echo "W: Some index files failed to download. They have been ignored, or old ones used instead."
 """
 
@@ -873,7 +873,7 @@ def test_where_no_server_answers_the_run_ends_with_that(machine: Machine, upgrad
     project = without_postfix(machine, upgrade, NO_ANSWER)
     machine.replace("sleep")
     complaint = stderr_of(machine, project=project)
-    reason = "(no package server answers: Temporary failure resolving 'deb.debian.org')"
+    reason = "(no package server answers: Temporary failure resolving 'packages.example')"
     assert f"could not install the packages postfix {reason}: " in complaint
     assert not any(" install " in call for call in machine.called("apt-get"))
 
