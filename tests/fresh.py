@@ -1,7 +1,7 @@
 """From a fresh system to delivered mail, as an admin goes it; run by fresh.sh, alone in its namespaces.
 
-The argument is a root with the project in /project, and with the packages that the installer wants in apt's
-cache. The provider is on this side of the root. Exits 0 only if every message arrived.
+The argument is a root with the project in /project, where apt has the packages that the installer wants. The
+provider is on this side of the root. Exits 0 only if every message arrived.
 """
 
 from __future__ import annotations

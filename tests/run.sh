@@ -2,7 +2,7 @@
 # Everything that is checked, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
 #     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
 # Or the installation, and all of this, in fresh systems:
-#     sudo tests/run.sh --fresh [DEBIAN_RELEASE...]
+#     sudo tests/run.sh --fresh [--quick-start] [DEBIAN_RELEASE...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/machine.sh
