@@ -70,6 +70,7 @@ main() {
     trap 'rm -rf "$SCRATCH"' EXIT
     mkdir "$SCRATCH/installed"
     take_defaults
+    require_guarded_home
     if [ -n "$UNINSTALL" ]; then
         uninstall
     else
@@ -294,6 +295,30 @@ require_project() {
         ! grep -q $'\r' "$PROJECT/$file" ||
             fail "$PROJECT/$file has $CRLF"
     done
+}
+
+# Root comes back to the home by its path: nobody else may be able to put another directory into it.
+require_guarded_home() {
+    local path=$RELAY_HOME parent
+    while [ -n "$path" ]; do
+        parent=${path%/*}
+        [ ! -L "$path" ] ||
+            fail "$path is a link, which may lead elsewhere tomorrow: name the directory itself with --home"
+        [ ! -e "${parent:-/}" ] || [ -L "$parent" ] || is_guarded "${parent:-/}" "$path" ||
+            fail "others than root could put something else in the place of $path: let root alone write in ${parent:-/}, or choose another directory with --home"
+        path=$parent
+    done
+}
+
+# is_guarded DIR ENTRY: whether root alone can replace an entry of a directory. Where that is sticky, it is so for
+# what is root's.
+is_guarded() {
+    local owner mode
+    read -r owner mode < <(stat -c '%u %a' "$1")
+    [ "$owner" = 0 ] && {
+        (((8#$mode & 8#022) == 0)) ||
+            { (((8#$mode & 8#1000) != 0)) && [ "$(stat -c %u "$2" 2>/dev/null)" = 0 ]; }
+    }
 }
 
 # Before anything is changed, where that can be told before the packages are there.

@@ -692,12 +692,37 @@ def test_a_home_that_the_account_cannot_enter_is_told(machine: Machine) -> None:
     assert f"the account {machine.account} cannot write in {machine.home}: let it enter" in complaint
 
 
-def test_a_home_may_be_a_link(machine: Machine) -> None:
-    (machine.base / "other").mkdir()
-    machine.home.symlink_to(machine.base / "other")
-    machine.install()
-    assert (machine.base / "other").group() == machine.account
-    assert machine.install().startswith(NOTHING)
+# What makes a home, or what is above it, another's to replace: done with the home, and with the directory above.
+OPEN = {
+    "a link": lambda home, above: home.symlink_to(above),
+    "below a link": lambda home, above: (above.rmdir(), above.symlink_to(above.parent)),
+    "another's above": lambda home, above: os.chown(above, 65534, 0),
+    "a group's above": lambda home, above: above.chmod(0o775),
+    "missing, and all may write above": lambda home, above: above.chmod(0o1777),
+    "another's, and all may write above": lambda home, above: (
+        *(home.mkdir(), os.chown(home, 65534, 0), above.chmod(0o1777)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OPEN)
+@pytest.mark.parametrize("option", ["--networks=10.1.0.0/16", "--uninstall"])
+def test_a_home_that_others_can_replace_is_refused(machine: Machine, kind: str, option: str) -> None:
+    above = machine.base / "above"
+    above.mkdir()
+    machine.home = above / "home"
+    OPEN[kind](machine.home, above)
+    before = machine.tree()
+    complaint = stderr_of(machine, option)
+    if "link" in kind:
+        link = machine.home if kind == "a link" else above
+        assert f"{link} is a link, which may lead elsewhere tomorrow: name the directory itself" in complaint
+    else:
+        assert (
+            f"others than root could put something else in the place of {machine.home}: let root alone write"
+            f" in {above}, or choose another directory with --home\n"
+        ) in complaint
+    assert (machine.tree(), machine.has_account()) == (before, False)
 
 
 @pytest.mark.parametrize("content", ["precious", SCRIPT.name])
