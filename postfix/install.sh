@@ -225,9 +225,15 @@ reason() {
     tail -n 1 "$SCRATCH/output"
 }
 
-# as ACCOUNT COMMAND...: without root's terminal, into which the account could type.
+# as ACCOUNT COMMAND...: with nothing of root's terminal, into which the account could type, or read from it: it has a
+# session of its own, and what the command prints the caller takes.
 as() {
-    setsid -w runuser -u "$1" -- "${@:2}"
+    fed /dev/null "$@"
+}
+
+# fed FILE ACCOUNT COMMAND...: the same, with that file on its standard input.
+fed() {
+    setsid -w runuser -u "$2" -- "${@:3}" <"$1"
 }
 
 # place MODE ACCOUNT FILE TARGET: the file appears whole, under a fresh name that is renamed, and is closed until
@@ -239,14 +245,14 @@ place() {
     # logrotate reads every file of its directory, but for names that end with "~". With the label of the old
     # one the script stays a program for Postfix, also in the moment before restorecon.
     # shellcheck disable=SC2016
-    as "$2" bash -c '
+    fed "$3" "$2" bash -c '
         umask 077
         new=$(mktemp --suffix="~" "$2.XXXXXX") || exit
         cat >"$new" && chmod "$1" "$new" &&
             { [ -z "$3" ] || [ ! -f "$2" ] || [ -L "$2" ] || chcon --reference="$2" "$new"; } &&
             echo "$new" && exit
         rm -f "$new"
-        exit 1' bash "$1" "$4" "$labels" <"$3" >"$SCRATCH/new" || return
+        exit 1' bash "$1" "$4" "$labels" >"$SCRATCH/new" || return
     # Whatever the account may have made of that, it is a name beside the target.
     new=$(head -n 1 "$SCRATCH/new")
     [[ $new =~ ^"$4"\.[A-Za-z0-9]{6}~$ ]] || return
@@ -432,8 +438,23 @@ put_home() {
     is_home "$RELAY_HOME" ||
         change "$verb $RELAY_HOME" "$(space_cure "${RELAY_HOME%/*}")" \
             install -d -o root -g "$(group "$ACCOUNT")" -m 1770 "$RELAY_HOME"
+    # What the account has set while the directory was its own: all that root makes there could be open to it.
+    [ -z "$(acl list "$RELAY_HOME" 2>/dev/null)" ] ||
+        change "remove the access control list of $RELAY_HOME" 'see setfacl(1)' acl remove "$RELAY_HOME"
     [ -n "$DRY_RUN" ] || quietly as "$ACCOUNT" test -w "$RELAY_HOME" ||
         fail "the account $ACCOUNT cannot write in $RELAY_HOME: let it enter the directories above, then run this again"
+}
+
+# acl list|remove DIR: its access control lists, the one for new files as well. setfacl(1) need not be installed.
+acl() {
+    [ -d "$2" ] && [ -x "$PYTHON" ] && "$PYTHON" -I -c '
+import os, sys
+command, directory = sys.argv[1:]
+for name in os.listxattr(directory):
+    if name.startswith("system.posix_acl_"):
+        print(name)
+        if command == "remove":
+            os.removexattr(directory, name)' "$@"
 }
 
 put_script() {
@@ -541,19 +562,33 @@ put_secrets() {
 
 # is_set_provider FILE: whether the account's file names the provider that was asked for.
 is_set_provider() {
-    [ -f "$1" ] && as "$ACCOUNT" timeout 10 grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$PROVIDER\"" "$1" </dev/null
+    [ -f "$1" ] && as "$ACCOUNT" timeout 10 grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$PROVIDER\"" "$1" >/dev/null 2>&1
 }
 
+# Nothing is copied: the log may be large, and all of it is kept.
 put_log() {
-    local file=$RELAY_HOME/$LOG
-    if [ -d "$file" ] && [ ! -L "$file" ]; then
-        change "move $file, a directory, out of the way" 'see mv(1)' mv -T "$file" "$file.broken-$(date +%s)"
+    local file=$RELAY_HOME/$LOG aside
+    if is_own_log "$file"; then
+        { [ "$(stat -c %U "$file")" = "$ACCOUNT" ] && quietly as "$ACCOUNT" test -w "$file"; } ||
+            change "set owner and mode of $file" 'see chown(1) and chmod(1)' take_log "$file"
+        return
     fi
-    if [ -L "$file" ] || [ ! -f "$file" ]; then
-        put_new 644 "$ACCOUNT" /dev/null "$file"
-    elif [ "$(stat -c %U "$file")" != "$ACCOUNT" ] || ! quietly as "$ACCOUNT" test -w "$file"; then
-        put_owner_and_mode 644 "$ACCOUNT" "$file"
-    fi
+    aside=$file.old-$(date +%Y%m%dT%H%M%S)
+    ! is_something "$file" ||
+        change "move $file, which is not the relay's own, out of the way to ${aside##*/}" 'see mv(1)' \
+            mv -T "$file" "$aside"
+    put_new 644 "$ACCOUNT" /dev/null "$file"
+}
+
+# is_own_log FILE: whether it is a file, with no other name, of the account's, or of root's, as whoever has started
+# an older version by hand has left it. Both stay what they are: root's the account cannot replace.
+is_own_log() {
+    [[ "$(stat -c '%F %h %U' "$1" 2>/dev/null)" =~ ^regular\ .*\ 1\ (root|"$ACCOUNT")$ ]]
+}
+
+take_log() {
+    { [ "$(stat -c %U "$1")" = "$ACCOUNT" ] || chown -h "$ACCOUNT:$(group "$ACCOUNT")" "$1"; } &&
+        as "$ACCOUNT" chmod 644 "$1"
 }
 
 # put_state: what others have left in its place the account cannot replace in a sticky directory.
@@ -791,11 +826,10 @@ wanted_settings() {
 
 # configured KEY: the value in relay-config.json, nothing while it is the example's. The account reads the file.
 configured() {
-    [ ! -f "$RELAY_HOME/relay-config.json" ] || as "$ACCOUNT" timeout 10 "$PYTHON" -I -c '
+    [ ! -f "$RELAY_HOME/relay-config.json" ] || fed "$PROJECT/relay-config.json.example" "$ACCOUNT" timeout 10 "$PYTHON" -I -c '
 import json, sys
 found, example = (json.load(file).get(sys.argv[1]) for file in (open(sys.argv[2], "rb"), sys.stdin))
-print("" if found == example else found)' "$1" "$RELAY_HOME/relay-config.json" \
-        <"$PROJECT/relay-config.json.example" 2>/dev/null || true
+print("" if found == example else found)' "$1" "$RELAY_HOME/relay-config.json" 2>/dev/null || true
 }
 
 # take_root_to: where mail to root goes. The option is remembered; the configured address is followed.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 
@@ -284,6 +286,127 @@ def test_the_previous_version_is_upgraded(attacked: Attacked) -> None:
     checked = attacked.check().stdout
     assert not [line for line in checked.splitlines() if "FAIL" in line and str(attacked.home) in line]
     assert machine.install().startswith("nothing to change\n")
+
+
+# The owner, another user, the group, the mask, and the rest (acl(5)): all may do everything.
+ACL_TAGS = (0x01, 0x02, 0x04, 0x10, 0x20)
+ACL_NAMES = ("system.posix_acl_access", "system.posix_acl_default")
+SET_ACL = "import os, sys\nfor name in sys.argv[2:]: os.setxattr('.', name, bytes.fromhex(sys.argv[1]))"
+APPEND = "import sys\nopen(sys.argv[1], 'a').close()"
+
+
+def acl_for(user: int) -> bytes:
+    """An access control list by which a user may do everything, as the kernel takes it."""
+    entries = (struct.pack("<HHI", tag, 7, user if tag == 0x02 else 0xFFFFFFFF) for tag in ACL_TAGS)
+    return struct.pack("<I", 2) + b"".join(entries)
+
+
+@pytest.mark.parametrize("version", ["previous", "this"])
+def test_an_access_control_list_of_the_accounts_ends(attacked: Attacked, version: str) -> None:
+    """Or what root makes in the home would be open to whom the account has named."""
+    own = acl_for(pwd.getpwnam(attacked.machine.account).pw_uid)
+    if version == "previous":
+        attacked.machine.as_before()
+        attacked.as_account(SET_ACL, own.hex(), *ACL_NAMES)
+    else:
+        for name in ACL_NAMES:
+            os.setxattr(attacked.home, name, own)
+    new = attacked.home / "made by root"
+    subprocess.run(["touch", new], check=True, timeout=60)
+    attacked.as_account(APPEND, str(new))
+    said = attacked.machine.install()
+    assert f"remove the access control list of {attacked.home}\n" in said
+    new.unlink()
+    subprocess.run(["touch", new], check=True, timeout=60)
+    with pytest.raises(subprocess.CalledProcessError):
+        attacked.as_account(APPEND, str(new))
+    new.unlink()
+    attacked.expect_roots()
+    assert not set(ACL_NAMES) & set(os.listxattr(attacked.home))
+    assert attacked.machine.install().startswith("nothing to change\n")
+
+
+def test_all_of_a_log_is_kept(attacked: Attacked) -> None:
+    """However large it is: it stays the file that it was."""
+    attacked.machine.as_before()
+    log = attacked.home / LOG
+    os.truncate(log, 100 << 20)
+    log.chmod(0o444)
+    before = (log.stat().st_ino, log.stat().st_size)
+    assert f"set owner and mode of {log}\n" in attacked.machine.install()
+    assert (log.stat().st_ino, log.stat().st_size) == before
+    assert (log.owner(), oct(log.stat().st_mode & 0o7777)) == (attacked.machine.account, oct(0o644))
+    assert attacked.machine.install().startswith("nothing to change\n")
+
+
+@pytest.mark.parametrize("kind", ["another account's", "link", "hard link"])
+def test_a_log_that_is_another_s_is_moved_out_of_the_way(attacked: Attacked, kind: str) -> None:
+    log = attacked.home / LOG
+    log.unlink()
+    if kind == "another account's":
+        log.write_text("kept")
+        shutil.chown(log, "nobody")
+    elif kind == "link":
+        log.symlink_to(attacked.elsewhere / "precious")
+    else:
+        os.link(attacked.elsewhere / "precious", log)
+    was = log.lstat().st_ino
+    said = attacked.machine.install()
+    [aside] = attacked.home.glob(f"{LOG}.old-*")
+    assert f"move {log}, which is not the relay's own, out of the way to {aside.name}\n" in said
+    assert aside.lstat().st_ino == was
+    assert (log.owner(), log.read_bytes()) == (attacked.machine.account, b"")
+    assert attacked.machine.install().startswith("nothing to change\n")
+    aside.unlink()
+    attacked.expect_nothing()
+
+
+# In the place of runuser(1): the terminal of its session, and every file that it has open.
+TERMINALS = """
+read -r _ _ _ _ _ _ terminal _ </proc/$$/stat
+echo "$terminal $(readlink /proc/$$/fd/* | tr '\\n' ' ') $*" | tr '\\n' ' ' >>{0}
+echo >>{0}
+exec "$real" "$@"
+"""
+
+
+def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked) -> None:
+    """It could type into it, with root's rights, and read what root types. Nor can it wait for ever."""
+    machine, seen = attacked.machine, attacked.machine.base / "seen"
+    machine.replace("runuser", TERMINALS.format(seen))
+    machine.replace("timeout", 'exec "$real" "$@"')
+    (attacked.home / SECRETS).chmod(0o644)
+    (attacked.home / LOG).chmod(0o444)
+    outside, inside = os.openpty()
+    with subprocess.Popen(
+        [*machine.prefix, "setsid", "--ctty", "--wait", *machine.command("--provider", "ses")],
+        env=machine.environment(),
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+    ) as installer:
+        os.close(inside)
+        said = b"".join(iter(lambda: read_terminal(outside), b"")).decode()
+    os.close(outside)
+    assert installer.returncode == 1, said
+    assert "kept: " in said
+    calls = [line for line in seen.read_text().splitlines() if line]
+    for what in ("test -w", "--version", "grep ", "bash -c", "head -c", "chmod 644"):
+        assert any(what in call for call in calls), what
+    for call in calls:
+        assert call.startswith("0 "), call
+        assert "/dev/pts/" not in call, call
+        assert "/dev/tty" not in call, call
+    # Of what it reads for root.
+    assert {call.split()[1] for call in machine.called("timeout")} == {"grep", "head", SYSTEM_PYTHON}
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """What is printed there next; nothing once nobody has it open."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
 
 
 def test_root_s_files_are_no_way_to_what_root_alone_can_read(attacked: Attacked) -> None:
