@@ -22,6 +22,9 @@ MODULE=postfix-relay
 # What the shipped files say.
 SHIPPED_HOME=/opt/postfix-relay
 SHIPPED_ACCOUNT=postfix-relay
+# The cleanup(8) of mail that is handed in on this host, and the parameter of main.cf that it takes.
+LOCAL_CLEANUP=cleanup-local
+LOCAL_TO=local_undisclosed_recipients_header
 # What needs no quoting in a table of Postfix's.
 ADDRESS="[A-Za-z0-9.!#%&'*+/?^_\`|~-]+@[A-Za-z0-9.-]+"
 
@@ -93,7 +96,9 @@ install_relay() {
     put_logrotate
     put_selinux
     show_overrides
+    take_root_to
     put_service
+    put_local_cleanup
     # Last: Postfix's commands wait a little before they read a main.cf that was just written.
     put_settings
     remember
@@ -782,6 +787,34 @@ is_own_service() {
         [[ "$1 " == *" user=$ACCOUNT "*"$RELAY_HOME/$SCRIPT "* ]]
 }
 
+# put_local_cleanup: mail without a To that is handed in on this host gets one. main.cf's own setting would do that to
+# devices' mail as well, and show the admin as its recipient.
+put_local_cleanup() {
+    local named own
+    { [ -n "$ROOT_TO" ] && [ -n "$(postconf_now -M pickup/unix)" ]; } || return 0
+    named=$(postconf_now -Ph pickup/unix/cleanup_service_name)
+    if [ -n "$named" ] && [ "$named" != "$LOCAL_CLEANUP" ]; then
+        echo "kept: pickup in master.cf, which hands mail to $named: there, mail without a To gets none"
+        return
+    fi
+    own=$(postconf_now -M "$LOCAL_CLEANUP/unix")
+    [ -z "$named" ] || [ -z "$own" ] || return 0
+    save_files
+    postfix_has_to reload
+    change "set in $POSTFIX_CONFIG/master.cf: pickup hands mail to $LOCAL_CLEANUP" "$(space_cure "$POSTFIX_CONFIG")" \
+        set_local_cleanup
+}
+
+# The service first: mail that found none would wait.
+set_local_cleanup() {
+    local entry
+    entry=$(postconf_now -M cleanup/unix) || return
+    note_pending &&
+        postconf -c "$POSTFIX_CONFIG" -M \
+            "$LOCAL_CLEANUP/unix=$LOCAL_CLEANUP ${entry#* } -o undisclosed_recipients_header=\$$LOCAL_TO" &&
+        postconf -c "$POSTFIX_CONFIG" -P "pickup/unix/cleanup_service_name=$LOCAL_CLEANUP"
+}
+
 # ------------------------------------------------ main.cf
 
 # shipped_settings: the "name = value" lines of the fragment.
@@ -845,26 +878,43 @@ take_root_to() {
 }
 
 # root_settings: an alias would change the envelope alone, and the relay refuses mail whose header names none of
-# its recipients. This changes both, for every account of this host; and mail without a To gets one.
+# its recipients. This changes both, for every account of this host.
 root_settings() {
-    # shellcheck disable=SC2016
-    local address host accounts='@$myhostname'
+    local name entries=''
     [ -n "$ROOT_TO" ] || return 0
+    while IFS= read -r name; do
+        entries+="${entries:+, }$name=$ROOT_TO"
+    done < <(own_names)
+    # shellcheck disable=SC2016
+    echo 'myorigin = $myhostname'
+    echo "recipient_canonical_maps = inline:{$entries}"
+    echo "$LOCAL_TO = To: $ROOT_TO"
+}
+
+# own_names: the addresses that programs of this host write to, as keys of a table, each one once.
+own_names() {
+    # shellcheck disable=SC2016
+    local address host domain name accounts='@$myhostname'
     host=$(postconf_now -xh myhostname)
+    domain=$(postconf_now -xh mydomain)
     for address in "$ROOT_TO" "$(configured DEFAULT_FROM_ADDRESS)"; do
         # Where this host is named like the site's domain, its other addresses are the site's mailboxes.
         [ "${address##*@}" != "$host" ] || accounts=root
     done
+    # Where domains without a dot get $mydomain, localhost does.
     # shellcheck disable=SC2016
-    echo 'myorigin = $myhostname'
-    echo "recipient_canonical_maps = inline:{$accounts=$ROOT_TO, @localhost=$ROOT_TO}"
-    echo "undisclosed_recipients_header = To: $ROOT_TO"
+    printf '%s\n' "$accounts" @localhost '@localhost.$mydomain'
+    for name in localhost.localdomain "${host%%.*}"; do
+        case $name in
+            "$host" | localhost | "localhost.$domain") ;;
+            *) echo "@$name" ;;
+        esac
+    done
 }
 
 put_settings() {
     local line name current wanted=() shown=''
     MYNETWORKS=$(allowed_networks)
-    take_root_to
     { wanted_settings && root_settings; } >"$SCRATCH/settings"
     # Which networks may send is said by --networks alone, and otherwise left as it is.
     grep -v '^mynetworks ' "$SCRATCH/settings" >"$SCRATCH/installed/main.cf"
@@ -878,9 +928,25 @@ put_settings() {
         shown+=$'\n'"    $name: $(old_value "$name" "$current") -> ${line#*= }"
         postfix_has_to "$(taken_up_by "$name")"
     done <"$SCRATCH/settings"
-    [ ${#wanted[@]} -gt 0 ] || return 0
+    if [ ${#wanted[@]} -gt 0 ]; then
+        save_files
+        change "set in $POSTFIX_CONFIG/main.cf:$shown" "$(space_cure "$POSTFIX_CONFIG")" set_settings "${wanted[@]}"
+    fi
+    drop_setting undisclosed_recipients_header
+}
+
+# drop_setting NAME: what an older version has set, and this one does not, goes.
+drop_setting() {
+    local made
+    made=$(set_in "$(saved installed/main.cf)" "$1")
+    { [ -n "$made" ] && [ "$(postconf_now -nh "$1")" = "$made" ]; } || return 0
     save_files
-    change "set in $POSTFIX_CONFIG/main.cf:$shown" "$(space_cure "$POSTFIX_CONFIG")" set_settings "${wanted[@]}"
+    postfix_has_to reload
+    change "take $1 out of $POSTFIX_CONFIG/main.cf" "$(space_cure "$POSTFIX_CONFIG")" unset_setting "$1"
+}
+
+unset_setting() {
+    note_pending && postconf -c "$POSTFIX_CONFIG" -X "$1"
 }
 
 set_settings() {
@@ -1023,7 +1089,7 @@ edited() {
 
 # of_the_relay: names that differ without anyone's edit: those with the value that this script has set, too.
 of_the_relay() {
-    printf '%s\n' config_directory mynetworks apirelay
+    printf '%s\n' config_directory mynetworks apirelay pickup "$LOCAL_CLEANUP"
     listed "$POSTFIX_CONFIG" -n | grep -xFf "$(saved installed/main.cf)" | sed 's/ .*//'
 }
 

@@ -32,7 +32,6 @@ SITE: dict[str, Any] = {
 ROOT_MAIL = {
     "myorigin": "$myhostname",
     "recipient_canonical_maps": "inline:{@$myhostname=it@example.org, @localhost=it@example.org}",
-    "undisclosed_recipients_header": "To: it@example.org",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -35,6 +36,10 @@ PROGRAMS = {
     "cron of RHEL": (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "root"], CRON),
     "mail root": (["-t"], "To: root\nSubject: x\n\nbody\n"),
     "mail root@localhost": (["-i", "root@localhost"], "To: root@localhost\nSubject: x\n\nbody\n"),
+    **{
+        f"mail to root@{host}": (["-t"], f"To: <root@{host}>\nSubject: x\n\nbody\n")
+        for host in ("localhost", "localhost.localdomain", "localhost.domain.com", "relay")
+    },
     "sendmail root": (["root"], "Subject: x\n\nbody\n"),
     "sendmail root, without a header": (["root"], "body\n"),
     "logwatch": (["-t"], "To: root\nFrom: logwatch@relay.domain.com\nSubject: Logwatch\n\nbody\n"),
@@ -97,6 +102,50 @@ def test_mail_to_the_machines_own_accounts_reaches_the_admin(
     assert (message.to, message.cc, message.bcc) == ([ADMIN], [], [])
     assert ADMIN in str(message.message["To"])
     assert DEFAULT in str(message.message["From"])
+
+
+@pytest.mark.parametrize("host", ["localhost", "relay"])
+def test_a_postfix_that_completes_domains_changes_nothing(
+    relaying: Machine, sandbox_of_all: Sandbox, host: str
+) -> None:
+    """As Postfix itself does, unless a distribution has set it otherwise."""
+    relaying.postconf("-e", "append_dot_mydomain = yes")
+    relaying.postfix.reload()
+    before = len(sandbox_of_all.accepted)
+    hand_in(relaying.postfix, ["-t"], f"To: root@{host}\nSubject: x\n\nbody\n")
+    relaying.postconf("-X", "append_dot_mydomain")
+    relaying.postfix.reload()
+    assert [message.to for message in sandbox_of_all.accepted[before:]] == [[ADMIN]]
+
+
+def test_mail_to_root_that_is_rejected_comes_back_to_the_admin(
+    relaying: Machine, sandbox_of_all: Sandbox
+) -> None:
+    """A To that names nobody is one: the message is in the bounce, and that is root's."""
+    before = len(sandbox_of_all.accepted)
+    hand_in(relaying.postfix, ["root"], 'To: "x":;\nSubject: what it is about\n\nbody\n')
+    [bounce] = [message for message in sandbox_of_all.accepted[before:] if "Undelivered" in message.subject]
+    assert bounce.to == [ADMIN]
+    assert "Subject: what it is about" in bounce.message.as_string()
+
+
+def test_a_devices_mail_without_a_to_does_not_name_the_admin(
+    relaying: Machine, sandbox_of_all: Sandbox
+) -> None:
+    configure_again(relaying, MISSING_VISIBLE_RECIPIENT="deliver")
+    before = len(sandbox_of_all.accepted)
+    relaying.postfix.smtp(DEFAULT, ["to@external.com"], mail(From=DEFAULT, To=None).decode())
+    relaying.postfix.wait_until_empty()
+    configure_again(relaying, MISSING_VISIBLE_RECIPIENT="reject")
+    (message,) = sandbox_of_all.accepted[before:]
+    assert (message.to, message.cc, message.bcc) == ([], [], ["to@external.com"])
+    assert ADMIN not in message.message.as_string()
+
+
+def configure_again(machine: Machine, **changes: object) -> None:
+    """Change keys of the configuration, which keeps the others."""
+    file = machine.home / "relay-config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def test_mail_for_others_is_left_as_it_is(relaying: Machine, sandbox_of_all: Sandbox) -> None:
@@ -173,6 +222,34 @@ def test_a_table_of_the_admins_own_is_kept(machine: Machine) -> None:
     assert f"kept: {own} in main.cf" in said
     assert "accounts goes to" not in said
     assert machine.setting("recipient_canonical_maps") == "inline:{root=own@office.example}"
+
+
+def test_a_pickup_of_the_admins_own_is_kept(machine: Machine) -> None:
+    machine.postconf("-P", "pickup/unix/cleanup_service_name=other")
+    said = machine.install("--root-to", ADMIN)
+    assert "kept: pickup in master.cf, which hands mail to other: there, mail without a To gets none\n" in said
+    assert machine.postconf("-Ph", "pickup/unix/cleanup_service_name").strip() == "other"
+
+
+def test_what_went_over_devices_mail_is_taken_back(machine: Machine) -> None:
+    """As a version before this one has set it."""
+    machine.install("--root-to", ADMIN)
+    old = f"undisclosed_recipients_header = To: {ADMIN}"
+    add_settings(machine.postfix.config, [old])
+    with (machine.postfix.config / "postfix-api-relay.saved/installed/main.cf").open("a") as file:
+        file.write(f"{old}\n")
+    said = machine.install()
+    assert f"take undisclosed_recipients_header out of {config(machine)}/main.cf\n" in said
+    assert machine.setting("undisclosed_recipients_header") == ""
+    assert machine.install().startswith("nothing to change\n")
+
+
+def test_uninstalling_says_nothing_of_the_relays_own_services(machine: Machine) -> None:
+    machine.install("--root-to", ADMIN)
+    said = machine.install("--uninstall")
+    assert "changed since the installation" not in said
+    assert machine.postconf("-M", "cleanup-local/unix").strip() == ""
+    assert machine.postconf("-P", "pickup/unix/cleanup_service_name").strip() == ""
 
 
 @pytest.mark.parametrize("address", ["root", "a b@x.org", "a@b@c", "{a}@x.org", "a$b@x.org", "a=b@x.org"])
