@@ -692,26 +692,37 @@ def test_a_home_that_the_account_cannot_enter_is_told(machine: Machine) -> None:
     assert f"the account {machine.account} cannot write in {machine.home}: let it enter" in complaint
 
 
-# What makes a home, or what is above it, another's to replace: done with the home, and with the directory above.
-OPEN = {
-    "a link": lambda home, above: home.symlink_to(above),
-    "below a link": lambda home, above: (above.rmdir(), above.symlink_to(above.parent)),
-    "another's above": lambda home, above: os.chown(above, 65534, 0),
-    "a group's above": lambda home, above: above.chmod(0o775),
-    "missing, and all may write above": lambda home, above: above.chmod(0o1777),
-    "another's, and all may write above": lambda home, above: (
-        *(home.mkdir(), os.chown(home, 65534, 0), above.chmod(0o1777)),
-    ),
-}
+def open_up(kind: str, home: Path, above: Path) -> None:
+    """Make a home that does not exist yet, or the directory above it, another's to replace."""
+    if kind == "a link":
+        home.symlink_to(above)
+    elif kind == "below a link":
+        above.rmdir()
+        above.symlink_to(above.parent)
+    elif kind == "another's above":
+        os.chown(above, 65534, 0)
+    elif kind == "a group's above":
+        above.chmod(0o775)
+    else:
+        above.chmod(0o1777)
+        if kind == "another's in a sticky one":
+            home.mkdir()
+            os.chown(home, 65534, 0)
 
 
-@pytest.mark.parametrize("kind", OPEN)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("a link", "below a link", "another's above", "a group's above"),
+        *("none in a sticky one", "another's in a sticky one"),
+    ],
+)
 @pytest.mark.parametrize("option", ["--networks=10.1.0.0/16", "--uninstall"])
 def test_a_home_that_others_can_replace_is_refused(machine: Machine, kind: str, option: str) -> None:
     above = machine.base / "above"
     above.mkdir()
     machine.home = above / "home"
-    OPEN[kind](machine.home, above)
+    open_up(kind, machine.home, above)
     before = machine.tree()
     complaint = stderr_of(machine, option)
     if "link" in kind:
