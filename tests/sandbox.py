@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
 import collections
 import contextlib
 import datetime
@@ -34,157 +33,70 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import trustme
+from helpers.answers import (
+    Action,
+    Answer,
+    Recorded,
+    Refused,
+    Role,
+    Where,
+    addresses,
+    decode_base64,
+    entra_error,
+    graph_error,
+    json_answer,
+    ses_error,
+    ses_query_error,
+)
+from helpers.graph import GRAPH_REQUEST_LIMIT, GRAPH_ROLES, Draft, Graph, mailbox_concurrency
 from helpers.ports import port_of, reserve_port
+from helpers.received import Accepted, Part, Received, received_of
 
-Certificate = Literal["good", "wrong-host", "expired", "unknown-ca", "none"]
-Role = Literal["token", "sendMail", "ses", "quota", "other"]
-Where = Literal["token", "sendMail", "ses", "quota", "other", "connection"]
-Action = Literal[
-    "normal",
-    "reset-before-read",
-    "reset-in-request",
-    "reset-after-read",
-    "accept-then-reset",
-    "hang",
-    "accept-then-hang",
-    "drip",
-    "truncate",
-    "huge",
+__all__ = [
+    "GRAPH_REQUEST_LIMIT",
+    "SES_RECIPIENT_LIMIT",
+    "Accepted",
+    "Action",
+    "Answer",
+    "Certificate",
+    "Draft",
+    "Part",
+    "Received",
+    "Recorded",
+    "Refused",
+    "Role",
+    "Sandbox",
+    "Where",
+    "addresses",
+    "decode_base64",
+    "entra_error",
+    "graph_error",
+    "json_answer",
+    "mailbox_concurrency",
+    "received_of",
+    "ses_error",
+    "ses_query_error",
+    "terminable",
 ]
 
-GRAPH_REQUEST_LIMIT = 4 * 1024 * 1024
+Certificate = Literal["good", "wrong-host", "expired", "unknown-ca", "none"]
 SES_RECIPIENT_LIMIT = 50
 HUGE_BODY = 1024**3
 
 ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"POST /[^/?]+/oauth2/v2\.0/token"), "token"),
-    (re.compile(r"POST /v1\.0/users/[^/?]+/sendMail"), "sendMail"),
+    *GRAPH_ROLES,
     (re.compile(r"POST /v2/email/outbound-emails"), "ses"),
     (re.compile(r"POST /"), "quota"),
 )
-
-
-class Answer(NamedTuple):
-    """What to answer to a request, or to the next `times` requests (None: to all from now on).
-
-    Without a `status` the request is judged as the real service would, and only delivered in another way.
-    With one it is answered unread, and accepted only where `accept` or the action says so.
-    `delay` is in seconds: before the answer, or with "drip" between its bytes. Where there is a `gate`, it is
-    answered once a test opens that.
-    """
-
-    status: int | None = None
-    headers: Mapping[str, str] = {}
-    body: bytes = b""
-    delay: float = 0.0
-    action: Action = "normal"
-    accept: bool = False
-    times: int | None = 1
-    gate: threading.Event | None = None
-
-
-class Recorded(NamedTuple):
-    """A request as it arrived; `status` is None where none was answered, `when` is monotonic seconds."""
-
-    when: float
-    role: Role
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    status: int | None
-
-
-class Accepted(NamedTuple):
-    """A message that the provider took: `mailbox` is Graph's URL mailbox or SES's FromEmailAddress.
-
-    The recipients are those that the service would deliver to: for Graph what the message's headers say,
-    for SES the Destination of the call.
-    """
-
-    when: float
-    provider: Literal["graph", "ses"]
-    mailbox: str
-    raw: bytes
-    to: list[str]
-    cc: list[str]
-    bcc: list[str]
-    id: str
-
-    @property
-    def message(self) -> email.message.Message:
-        """The message, parsed."""
-        return email.message_from_bytes(self.raw)
-
-    @property
-    def subject(self) -> str:
-        """The decoded Subject, or the empty string."""
-        return str(email.header.make_header(email.header.decode_header(self.message.get("Subject", ""))))
-
-
-class Refused(Exception):
-    """A request that the real service would refuse, with its answer."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
-
-
-def json_answer(status: int, content: object, headers: Mapping[str, str] | None = None) -> Answer:
-    """An answer with a JSON body."""
-    fields = {"Content-Type": "application/json", **(headers or {})}
-    return Answer(status, fields, json.dumps(content).encode())
-
-
-def graph_error(status: int, code: str, text: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """An error in the form Graph gives it."""
-    inner = {"request-id": str(uuid.uuid4()), "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())}
-    return json_answer(status, {"error": {"code": code, "message": text, "innerError": inner}}, headers)
-
-
-def entra_error(status: int, error: str, number: int, text: str) -> Answer:
-    """An OAuth error in the form Entra gives it; `number` is the one after AADSTS."""
-    description = f"AADSTS{number}: {text} Trace ID: {uuid.uuid4()} Correlation ID: {uuid.uuid4()}"
-    return json_answer(status, {"error": error, "error_description": description, "error_codes": [number]})
-
-
-def ses_error(status: int, code: str, text: str) -> Answer:
-    """An error of SES's second interface (restJson)."""
-    return json_answer(status, {"message": text}, {"x-amzn-ErrorType": code})
-
-
-def ses_query_error(status: int, code: str, text: str) -> Answer:
-    """An error of SES's first interface (query, XML)."""
-    body = (
-        '<ErrorResponse xmlns="http://ses.amazonaws.com/doc/2010-12-01/"><Error><Type>Sender</Type>'
-        f"<Code>{code}</Code><Message>{text}</Message></Error></ErrorResponse>"
-    )
-    return Answer(status, {"Content-Type": "text/xml"}, body.encode())
-
-
-def addresses(values: Iterable[object]) -> list[str]:
-    """The addresses in header values, read as leniently as a mail service reads them."""
-    texts = [str(value) for value in values]
-    try:
-        pairs = email.utils.getaddresses(texts, strict=False)
-    except TypeError:
-        # Interpreters without the later strictness have no such argument either.
-        pairs = email.utils.getaddresses(texts)
-    return [address for _name, address in pairs if "@" in address]
-
-
-def decode_base64(text: bytes | str) -> bytes:
-    """Base64 decoded strictly but for white space; raises binascii.Error."""
-    data = text if isinstance(text, bytes) else text.encode()
-    return base64.b64decode(b"".join(data.split()), validate=True)
 
 
 def web_token(claims: object) -> str:
@@ -194,15 +106,15 @@ def web_token(claims: object) -> str:
     return ".".join(encoded)
 
 
-class Provider:
+class Provider(Graph):
     """The rules of the three services, without the network. The attributes may be set by a test."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.tenant = "tenant-id"
         self.client_id = "client-id"
         self.secret = "client-secret"
         self.token_lifetime = 3599
-        self.tokens: set[str] = set()
         # None: tokens are opaque; else they are JSON Web Tokens that claim these roles.
         self.roles: object = None
         self.max_send_rate = 14.0
@@ -210,30 +122,32 @@ class Provider:
         self.sent_today = 1.0
         # By how many seconds its clock is ahead.
         self.clock_ahead = 0.0
-        # None: every address is a mailbox and a verified identity.
-        self.mailboxes: set[str] | None = None
+        # Addresses that SES refuses besides bad_recipients: they are not verified. In lower case.
+        self.unverified: set[str] = set()
+        # What SES says of those in bad_recipients.
+        self.illegal_address = "Illegal address"
 
     def judge(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
         """The service's answer to a request, and the message if it took one."""
         try:
             if seen.role == "token":
                 return self._token(seen), None
-            if seen.role == "sendMail":
-                return self._send_mail(seen)
             if seen.role == "ses":
                 return self._send_email(seen)
             if seen.role == "quota":
                 return self._quota(seen), None
+            if seen.role != "other":
+                return self.judge_graph(seen)
         except Refused as refusal:
             return refusal.answer, None
         return graph_error(404, "ResourceNotFound", "Resource not found for the segment."), None
 
-    def accept(self, seen: Recorded) -> Accepted:
-        """The message of a request that the service would take; raises ValueError for any other."""
+    def act(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
+        """What comes of a request that the service would do; raises ValueError for any other."""
         answer, message = self.judge(seen)
-        if message is None:
+        if (answer.status or 200) >= 400:
             raise ValueError(f"told to accept what is refused with {answer.status}: {answer.body!r}")
-        return message
+        return answer, message
 
     def _token(self, seen: Recorded) -> Answer:
         form = dict(urllib.parse.parse_qsl(seen.body.decode()))
@@ -254,41 +168,6 @@ class Provider:
         content = {"token_type": "Bearer", "expires_in": self.token_lifetime, "access_token": token}
         return json_answer(200, content)
 
-    def _send_mail(self, seen: Recorded) -> tuple[Answer, Accepted]:
-        mailbox = urllib.parse.unquote(seen.path.split("/")[3])
-        self._check_graph_request(seen, mailbox)
-        try:
-            raw = decode_base64(seen.body)
-        except binascii.Error:
-            text = "The MIME content is not a valid base64 string."
-            raise Refused(graph_error(400, "ErrorMimeContentInvalidBase64String", text)) from None
-        message = email.message_from_bytes(raw)
-        to, cc, bcc = (addresses(message.get_all(field, [])) for field in ("To", "Cc", "Bcc"))
-        if not to + cc + bcc:
-            raise Refused(graph_error(400, "ErrorInvalidRecipients", "At least one recipient isn't valid."))
-        if [sender.lower() for sender in addresses(message.get_all("From", []))] != [mailbox.lower()]:
-            text = "The user account used to submit this request does not have the right to send as this."
-            raise Refused(graph_error(403, "ErrorSendAsDenied", text))
-        identity = str(uuid.uuid4())
-        accepted = Accepted(seen.when, "graph", mailbox, raw, to, cc, bcc, identity)
-        return Answer(202, {"request-id": identity}), accepted
-
-    def _check_graph_request(self, seen: Recorded, mailbox: str) -> None:
-        """Raises Refused for a request that Graph turns down before it looks at the message."""
-        scheme, _, token = seen.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or token not in self.tokens:
-            text = "Access token is empty, expired or not valid."
-            raise Refused(graph_error(401, "InvalidAuthenticationToken", text))
-        if seen.headers.get("content-type", "").split(";")[0].strip().lower() != "text/plain":
-            raise Refused(graph_error(415, "UnsupportedMediaType", "The content type is not supported."))
-        if len(seen.body) > GRAPH_REQUEST_LIMIT:
-            raise Refused(graph_error(413, "ErrorMessageSizeExceeded", "The message exceeds the size limit."))
-        if not self._known(mailbox):
-            raise Refused(graph_error(404, "ErrorInvalidUser", f"The requested user '{mailbox}' is invalid."))
-
-    def _known(self, address: str) -> bool:
-        return self.mailboxes is None or address.lower() in {known.lower() for known in self.mailboxes}
-
     def _send_email(self, seen: Recorded) -> tuple[Answer, Accepted]:
         if problem := self._signature_problem(seen):
             raise Refused(ses_error(403, *problem))
@@ -302,21 +181,34 @@ class Provider:
         destination = call.get("Destination", {})
         to, cc, bcc = (destination.get(f"{kind}Addresses", []) for kind in ("To", "Cc", "Bcc"))
         self._check_destination(to + cc + bcc)
-        if not self._known(sender):
-            text = "Email address is not verified. The following identities failed the check: " + sender
-            raise Refused(ses_error(400, "MessageRejected", text))
+        self._check_verified(sender, to + cc + bcc)
         identity = f"{secrets.token_hex(8)}-{uuid.uuid4()}-000000"
         accepted = Accepted(seen.when, "ses", sender, raw, to, cc, bcc, identity)
         return json_answer(200, {"MessageId": identity}), accepted
 
     def _check_destination(self, recipients: list[str]) -> None:
         """Raises Refused unless there are 1 to 50 recipients, all of them addresses."""
-        if not 1 <= len(recipients) <= SES_RECIPIENT_LIMIT:
-            text = f"Recipient count is {len(recipients)}, expected 1 to {SES_RECIPIENT_LIMIT}."
+        if len(recipients) > SES_RECIPIENT_LIMIT:
+            text = f"Recipient count exceeds {SES_RECIPIENT_LIMIT}."
             raise Refused(ses_error(400, "BadRequestException", text))
+        if not recipients:
+            raise Refused(ses_error(400, "BadRequestException", "At least one recipient must be specified."))
         for recipient in recipients:
-            if not re.fullmatch(r"[^\s@][^@]*@[^\s@]+", email.utils.parseaddr(recipient)[1]):
+            address = email.utils.parseaddr(recipient)[1]
+            if not re.fullmatch(r"[^\s@][^@]*@[^\s@]+", address):
                 raise Refused(ses_error(400, "BadRequestException", f"Illegal address: {recipient}"))
+            if address.lower() in self.bad_recipients:
+                raise Refused(ses_error(400, "BadRequestException", self.illegal_address))
+
+    def _check_verified(self, sender: str, recipients: list[str]) -> None:
+        """Raises Refused where an address is not verified that has to be; it names them all."""
+        bare = [email.utils.parseaddr(recipient)[1] for recipient in recipients]
+        failed = [address for address in bare if address.lower() in self.unverified]
+        if not self.known(sender):
+            failed.insert(0, sender)
+        if failed:
+            text = "The following identities failed the check in region EU-WEST-1: " + ", ".join(failed)
+            raise Refused(ses_error(400, "MessageRejected", f"Email address is not verified. {text}"))
 
     def _quota(self, seen: Recorded) -> Answer:
         if problem := self._signature_problem(seen):
@@ -376,6 +268,8 @@ class Sandbox(Provider):
         super().__init__()
         self.uplink = uplink
         self.requests: list[Recorded] = []
+        # How many messages each recipient has got, over all calls; addresses in lower case.
+        self.mailed: collections.Counter[str] = collections.Counter()
         self.accepted: list[Accepted] = []
         self.failures: list[BaseException] = []
         self._changed = threading.Condition()
@@ -443,7 +337,8 @@ class Sandbox(Provider):
             self._answers.clear()
             self.requests.clear()
             self.accepted.clear()
-            self.tokens.clear()
+            self.mailed.clear()
+            self.forget_graph()
 
     def wait_for(self, count: int, limit: float = 30.0) -> list[Accepted]:
         """The accepted messages, once there are `count`; raises TimeoutError after `limit` seconds."""
@@ -468,9 +363,12 @@ class Sandbox(Provider):
     def settle(self, seen: Recorded, scripted: Answer) -> Answer | None:
         """Record a request and what comes of it; the answer is None where none is to be given."""
         with self._changed:
+            if seen.mailbox and seen.body:
+                self.traffic.uploads[seen.mailbox].append((seen.when, len(seen.body)))
             reply, message = self._outcome(seen, scripted)
             if message:
                 self.accepted.append(message)
+                self.mailed.update(message.recipients)
                 self.on_accepted(message)
             self.requests.append(seen._replace(status=reply.status if reply else None))
             self._changed.notify_all()
@@ -479,13 +377,25 @@ class Sandbox(Provider):
     def on_accepted(self, message: Accepted) -> None:
         """Called with every message that is accepted; for subclasses."""
 
+    def enter(self, role: Role, path: str) -> tuple[str, int]:
+        """A request has come: its mailbox, if it is about one, and how many run for that now."""
+        with self._changed:
+            mailbox = self.mailbox_of(role, path)
+            return mailbox, self.traffic.enter(mailbox) if mailbox else 0
+
+    def leave(self, mailbox: str) -> None:
+        """A request is over."""
+        with self._changed:
+            if mailbox:
+                self.traffic.leave(mailbox)
+
     def _outcome(self, seen: Recorded, scripted: Answer) -> tuple[Answer | None, Accepted | None]:
         if scripted.action.startswith("accept-then-"):
-            return None, self.accept(seen)
+            return None, self.act(seen)[1]
         if scripted.action == "hang" or scripted.action.startswith("reset-"):
             return None, None
         if scripted.status is not None:
-            return scripted, self.accept(seen) if scripted.accept else None
+            return scripted, self.act(seen)[1] if scripted.accept else None
         answer, message = self.judge(seen)
         return answer._replace(headers={**answer.headers, **scripted.headers}), message
 
@@ -568,11 +478,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing: the sandbox records."""
 
     def _serve(self) -> None:
-        seen, scripted, complete = self._receive()
-        if not complete:
-            # The client went away in its request.
-            scripted = scripted._replace(action="reset-in-request")
-        reply = self.server.sandbox.settle(seen, scripted)
+        sandbox = self.server.sandbox
+        line = f"{self.command} {self.path}"
+        role: Role = next((role for pattern, role in ROLES if pattern.fullmatch(line)), "other")
+        mailbox, at_once = sandbox.enter(role, self.path)
+        try:
+            seen, scripted, complete = self._receive(role)
+            if not complete:
+                # The client went away in its request.
+                scripted = scripted._replace(action="reset-in-request")
+            reply = sandbox.settle(seen._replace(mailbox=mailbox, at_once=at_once), scripted)
+            if reply:
+                self._wait(scripted)
+        finally:
+            # Before the answer: after it the next request could be here first.
+            sandbox.leave(mailbox)
         if reply:
             self._send(reply, scripted)
             return
@@ -584,11 +504,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
 
-    def _receive(self) -> tuple[Recorded, Answer, bool]:
+    def _receive(self, role: Role) -> tuple[Recorded, Answer, bool]:
         """The request, what the script has for it, and whether all that was wanted of it came."""
         when = time.monotonic()
-        line = f"{self.command} {self.path}"
-        role: Role = next((role for pattern, role in ROLES if pattern.fullmatch(line)), "other")
         scripted = self.server.sandbox.take_answer(role)
         length = int(self.headers.get("Content-Length", 0))
         wanted = {"reset-before-read": 0, "reset-in-request": length // 2}.get(scripted.action, length)
@@ -608,18 +526,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(len(chunk) / uplink)
         return body
 
-    def _send(self, reply: Answer, scripted: Answer) -> None:
-        """Write an answer in the way that the script wants."""
+    def _wait(self, scripted: Answer) -> None:
+        """Wait for as long as the script wants."""
         stopping = self.server.stopping
         while scripted.gate and not scripted.gate.wait(0.05) and not stopping.is_set():
             pass
-        pause = stopping.wait
+        if scripted.action != "drip":
+            stopping.wait(scripted.delay)
+
+    def _send(self, reply: Answer, scripted: Answer) -> None:
+        """Write an answer in the way that the script wants."""
+        pause = self.server.stopping.wait
         if scripted.action == "drip":
             for byte in self._head(reply, len(reply.body)) + reply.body:
                 self.connection.sendall(bytes([byte]))
                 pause(scripted.delay)
             return
-        pause(scripted.delay)
         if scripted.action == "truncate":
             head = self._head(reply, max(len(reply.body), 2))
             self.connection.sendall(head + reply.body[: len(reply.body) // 2])

@@ -154,7 +154,8 @@ def test_graph_takes_a_message_and_shows_it(sandbox: Sandbox) -> None:
     [
         ({"Authorization": "Bearer stale"}, 401, "InvalidAuthenticationToken"),
         ({"Authorization": "Basic known"}, 401, "InvalidAuthenticationToken"),
-        ({"Content_Type": "application/json"}, 415, "UnsupportedMediaType"),
+        ({"Content_Type": "application/xml"}, 415, "UnsupportedMediaType"),
+        ({"Content_Type": "application/json"}, 400, "BadRequest"),
         ({"body": b"no base64!"}, 400, "ErrorMimeContentInvalidBase64String"),
         ({"body": b"QUJ"}, 400, "ErrorMimeContentInvalidBase64String"),
         ({"body": b"A" * (GRAPH_REQUEST_LIMIT + 4)}, 413, "ErrorMessageSizeExceeded"),
@@ -188,15 +189,10 @@ def test_ses_takes_a_message_for_exactly_the_destination(sandbox: Sandbox) -> No
         Content={"Raw": {"Data": MAIL}},
     )
     [accepted] = sandbox.accepted
-    assert accepted[1:] == (
-        "ses",
-        "alerts@domain.com",
-        MAIL,
-        ["a@x.org"],
-        [],
-        ["b@x.org", "c@x.org"],
-        answer["MessageId"],
-    )
+    assert (accepted.provider, accepted.mailbox, accepted.raw) == ("ses", "alerts@domain.com", MAIL)
+    assert (accepted.to, accepted.cc, accepted.bcc) == (["a@x.org"], [], ["b@x.org", "c@x.org"])
+    assert accepted.id == answer["MessageId"]
+    assert sandbox.mailed == {"a@x.org": 1, "b@x.org": 1, "c@x.org": 1}
 
 
 @pytest.mark.parametrize(

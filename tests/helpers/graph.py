@@ -1,0 +1,600 @@
+"""Microsoft Graph's rules for mail, without the network: sendMail in both forms, drafts and their parts."""
+
+from __future__ import annotations
+
+import binascii
+import collections
+import datetime
+import email
+import re
+import secrets
+import time
+import urllib.parse
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from helpers.answers import (
+    Answer,
+    Recorded,
+    Refused,
+    Role,
+    addresses,
+    decode_base64,
+    graph_error,
+    json_answer,
+)
+from helpers.graph_message import (
+    FILE_ATTACHMENT,
+    bad_request,
+    described,
+    is_flag,
+    is_object,
+    members,
+    read_attachment,
+    read_item,
+    read_json,
+    read_message,
+)
+from helpers.received import Accepted, GraphMessage, Part
+
+GRAPH_REQUEST_LIMIT = 4 * 1024 * 1024
+# Graph's documents say "under 3 MB" and "under 4 MB"; peers have measured where a session begins.
+SMALL_FILE_LIMIT = 3 * 1024 * 1024
+RANGE_LIMIT = 4_000_000
+LARGEST_FILE = 150 * 1024 * 1024
+MESSAGE_LIMIT = 35 * 1024 * 1024
+GRAPH_RECIPIENT_LIMIT = 500
+GRAPH_CONCURRENCY = 4
+UPLOADS, UPLOAD_SECONDS = 150_000_000, 300.0
+
+MESSAGE_URL = r"/v1\.0/users/[^/?]+/messages/[^/?]+"
+SESSION_URL = (
+    r"/api/v2\.0/Users\('[^/?]+'\)/Messages\('[^/?]+'\)/AttachmentSessions\('[^/?]+'\)\?authtoken=[^&]*"
+)
+GRAPH_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
+    (re.compile(r"POST /v1\.0/users/[^/?]+/sendMail"), "sendMail"),
+    (re.compile(r"POST /v1\.0/users/[^/?]+/messages"), "draft"),
+    (re.compile(r"GET /v1\.0/users/[^/?]+/mailFolders/drafts/messages(\?.*)?"), "find"),
+    (re.compile(rf"GET {MESSAGE_URL}(\?.*)?"), "look"),
+    (re.compile(rf"DELETE {MESSAGE_URL}"), "delete"),
+    (re.compile(rf"POST {MESSAGE_URL}/send"), "send"),
+    (re.compile(rf"POST {MESSAGE_URL}/attachments"), "attach"),
+    (re.compile(rf"POST {MESSAGE_URL}/attachments/(microsoft\.graph\.)?createUploadSession"), "session"),
+    (re.compile(f"PUT {SESSION_URL}"), "range"),
+    (re.compile(f"GET {SESSION_URL}"), "progress"),
+    (re.compile(f"DELETE {SESSION_URL}"), "cancel"),
+)
+UPLOAD_ROLES = ("range", "progress", "cancel")
+# Steps that have a JSON body.
+WRITES = ("draft", "attach", "session")
+SHOWN_MESSAGE = ("id", "isDraft", "internetMessageId", "subject")
+SHOWN_FILE = ("id", "name", "size", "isInline", "contentType")
+ADDRESS = re.compile(
+    r'("(?:[^"\\]|\\.)+"|[^\s@<>(),;:\\"\[\]]+)@([^\s@<>(),;:\\"\[\]]+|\[[^\]\s]+\])',
+)
+
+Outcome = tuple[Answer, "Accepted | None"]
+
+
+@dataclass
+class Draft:
+    """A message in a mailbox, before it is sent and after."""
+
+    id: str
+    mailbox: str
+    message_id: str
+    message: GraphMessage
+    unseen: int
+    sent: bool = False
+    lag: int = 0
+    files: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> GraphMessage:
+        """The message with all that is attached to it."""
+        return self.message._replace(attachments=tuple(self.files.values()))
+
+    def add(self, part: Part) -> str:
+        """Attach a file, and return its id."""
+        identity = new_id()
+        self.files[identity] = part
+        return identity
+
+
+@dataclass
+class Upload:
+    """An upload session: a file that comes in ranges."""
+
+    path: str
+    draft: Draft
+    item: dict[str, Any]
+    expires: float
+    ranges: list[bytes] = field(default_factory=list)
+    there: int = 0
+
+    def state(self) -> dict[str, object]:
+        """What is told of it between two ranges."""
+        seconds = self.expires - time.monotonic()
+        expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+        return {
+            "ExpirationDateTime": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "nextExpectedRanges": [str(self.there)],
+        }
+
+
+class Traffic:
+    """How much each mailbox is asked for at a time, and how much is sent to it."""
+
+    def __init__(self) -> None:
+        self.running: collections.Counter[str] = collections.Counter()
+        self.most_at_once: collections.Counter[str] = collections.Counter()
+        self.uploads: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
+
+    def enter(self, mailbox: str) -> int:
+        """A request comes: how many there are now."""
+        self.running[mailbox] += 1
+        self.most_at_once[mailbox] = max(self.most_at_once[mailbox], self.running[mailbox])
+        return self.running[mailbox]
+
+    def leave(self, mailbox: str) -> None:
+        """A request is over."""
+        self.running[mailbox] -= 1
+
+    def forget(self) -> None:
+        """Forget all but what runs."""
+        self.most_at_once.clear()
+        self.uploads.clear()
+
+    def uploaded(self, mailbox: str, until: float, seconds: float) -> int:
+        """How many bytes came in the seconds before a time."""
+        return sum(size for when, size in self.uploads[mailbox] if until - seconds < when <= until)
+
+    def most_uploaded(self, mailbox: str, seconds: float = UPLOAD_SECONDS) -> int:
+        """The most bytes that came within so many seconds."""
+        times = [when for when, _ in self.uploads[mailbox]]
+        return max((self.uploaded(mailbox, when, seconds) for when in times), default=0)
+
+
+def new_id() -> str:
+    """An id of the kind that Outlook gives: it ends in what has a meaning elsewhere in a URL."""
+    return f"AAkALg{secrets.token_urlsafe(24)}-_A="
+
+
+def item_not_found() -> Refused:
+    """The refusal of an id that stands for nothing."""
+    text = "The specified object was not found in the store."
+    return bad_request(text, "ErrorItemNotFound", 404)
+
+
+def invalid_recipients(more: str) -> Refused:
+    """The refusal of a message for what is wrong with its recipients."""
+    text = "At least one recipient isn't valid."
+    return bad_request(f"{text}, {more}" if more else text, "ErrorInvalidRecipients")
+
+
+def mailbox_concurrency(retry_after: int | None = 1) -> Answer:
+    """The answer to one request too many at a time."""
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    text = "Application is over its MailboxConcurrency limit."
+    return graph_error(429, "ApplicationThrottled", text, headers)
+
+
+class Graph:
+    """The rules. The attributes are settings and records, for tests."""
+
+    def __init__(self) -> None:
+        self.tokens: set[str] = set()
+        # None: every address is a mailbox and a verified identity.
+        self.mailboxes: set[str] | None = None
+        # Mail.Send for sendMail and send, Mail.ReadWrite for what concerns drafts.
+        self.permissions = {"Mail.Send", "Mail.ReadWrite"}
+        self.request_limit = GRAPH_REQUEST_LIMIT
+        self.small_file_limit = SMALL_FILE_LIMIT
+        self.session_minimum = SMALL_FILE_LIMIT
+        self.range_limit = RANGE_LIMIT
+        self.largest_file = LARGEST_FILE
+        self.message_limit = MESSAGE_LIMIT
+        self.recipient_limit = GRAPH_RECIPIENT_LIMIT
+        # Addresses that do not exist, in lower case: one of them, and the call is refused.
+        self.bad_recipients: set[str] = set()
+        self.names_bad_recipients = False
+        # The host of upload URLs; None: the one that was asked.
+        self.upload_host: str | None = None
+        self.session_seconds = 3600.0
+        self.wrong_range_status = 416
+        # How many requests for a new draft are answered with 404.
+        self.draft_lag = 0
+        # How often a message that was sent still looks like a draft; and whether it can be found at all.
+        self.sent_lag = 0
+        self.keeps_sent = True
+        self.concurrency_limit: int | None = GRAPH_CONCURRENCY
+        # What is counted, but never refused for it: Postfix may hand over more at a time than Graph likes.
+        self.concurrency_exempt: set[Role] = {"sendMail"}
+        self.upload_limit: int | None = None
+        self.upload_seconds = UPLOAD_SECONDS
+        self.traffic = Traffic()
+        self.messages: dict[str, Draft] = {}
+        self.sessions: dict[str, Upload] = {}
+
+    @property
+    def drafts(self) -> dict[str, list[Draft]]:
+        """The drafts that are left in each mailbox; mailboxes without any are left out."""
+        left: dict[str, list[Draft]] = {}
+        for draft in self.messages.values():
+            if not draft.sent:
+                left.setdefault(draft.mailbox, []).append(draft)
+        return left
+
+    def expire_sessions(self) -> None:
+        """Let all upload sessions be over."""
+        for upload in self.sessions.values():
+            upload.expires = time.monotonic()
+
+    def mailbox_of(self, role: Role, path: str) -> str:
+        """The mailbox that a request of Graph's is about, in lower case; empty for others."""
+        if role in UPLOAD_ROLES:
+            upload = self.sessions.get(path)
+            return upload.draft.mailbox if upload else ""
+        graphs = any(role == known for _, known in GRAPH_ROLES)
+        return urllib.parse.unquote(path.split("/")[3]).lower() if graphs else ""
+
+    def forget_graph(self) -> None:
+        """Forget tokens, drafts and records; the settings stay."""
+        self.tokens.clear()
+        self.messages.clear()
+        self.sessions.clear()
+        self.traffic.forget()
+
+    def judge_graph(self, seen: Recorded) -> Outcome:
+        """Graph's answer to a request, and the message if it sent one; raises Refused."""
+        self._check_traffic(seen)
+        if seen.role not in UPLOAD_ROLES:
+            self._check_request(seen)
+        steps: dict[str, Callable[[Recorded], Outcome]] = {
+            "sendMail": self._send_mail,
+            "send": self._send,
+        }
+        if seen.role in steps:
+            return steps[seen.role](seen)
+        others: dict[str, Callable[[Recorded], Answer]] = {
+            "draft": self._draft,
+            "find": self._find,
+            "look": self._look,
+            "attach": self._attach,
+            "session": self._session,
+            "range": self._range,
+            "progress": self._progress,
+            "cancel": self._cancel,
+            "delete": self._delete,
+        }
+        return others[seen.role](seen), None
+
+    def known(self, address: str) -> bool:
+        """Whether it is a mailbox."""
+        return self.mailboxes is None or address.lower() in {known.lower() for known in self.mailboxes}
+
+    # What Graph looks at before it looks at what is asked.
+
+    def _check_traffic(self, seen: Recorded) -> None:
+        """Raises Refused where too much is asked of the mailbox."""
+        limit = self.concurrency_limit
+        exempt = seen.role in self.concurrency_exempt and not is_json(seen)
+        if limit is not None and seen.at_once > limit and not exempt:
+            raise Refused(mailbox_concurrency())
+        if self.upload_limit is None or not seen.body:
+            return
+        # What was recorded includes this request.
+        if self.traffic.uploaded(seen.mailbox, seen.when, self.upload_seconds) > self.upload_limit:
+            text = "Application is over its MailboxUpload limit."
+            headers = {"Retry-After": str(max(1, round(self.upload_seconds)))}
+            raise Refused(graph_error(429, "ApplicationThrottled", text, headers))
+
+    def _check_request(self, seen: Recorded) -> None:
+        """Raises Refused for a request that Graph turns down before it looks at the message."""
+        scheme, _, token = seen.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or token not in self.tokens:
+            text = "Access token is empty, expired or not valid."
+            raise Refused(graph_error(401, "InvalidAuthenticationToken", text))
+        self._check_form(seen)
+        if len(seen.body) > self.request_limit:
+            raise Refused(graph_error(413, "ErrorMessageSizeExceeded", "The message exceeds the size limit."))
+        mailbox = seen.segment(2)
+        if not self.known(mailbox):
+            raise Refused(graph_error(404, "ErrorInvalidUser", f"The requested user '{mailbox}' is invalid."))
+        needed = "Mail.Send" if seen.role in ("send", "sendMail") else "Mail.ReadWrite"
+        if needed not in self.permissions:
+            text = "Access is denied. Check credentials and try again."
+            raise Refused(graph_error(403, "ErrorAccessDenied", text))
+
+    def _check_form(self, seen: Recorded) -> None:
+        """Raises Refused where the header is not what the step wants."""
+        if seen.role == "sendMail":
+            fits = is_json(seen) or media_type(seen) == "text/plain"
+        else:
+            fits = is_json(seen) if seen.role in WRITES else not seen.body
+            if 'IdType="ImmutableId"' not in seen.headers.get("prefer", ""):
+                raise bad_request("An immutable id was to be asked for, with Prefer.", "ErrorInvalidIdType")
+        if not fits:
+            raise Refused(graph_error(415, "UnsupportedMediaType", "The content type is not supported."))
+        if seen.method == "POST" and "content-length" not in seen.headers:
+            raise bad_request("The length of the content is required.", "LengthRequired", 411)
+
+    # Messages that go at once.
+
+    def _send_mail(self, seen: Recorded) -> Outcome:
+        if is_json(seen):
+            return self._send_json(seen)
+        mailbox = seen.segment(2)
+        try:
+            raw = decode_base64(seen.body)
+        except binascii.Error:
+            text = "The MIME content is not a valid base64 string."
+            raise Refused(graph_error(400, "ErrorMimeContentInvalidBase64String", text)) from None
+        message = email.message_from_bytes(raw)
+        to, cc, bcc = (addresses(message.get_all(name, [])) for name in ("To", "Cc", "Bcc"))
+        self._check_size(len(raw))
+        self._check_recipients(to + cc + bcc)
+        self._check_sender(mailbox, addresses(message.get_all("From", [])))
+        identity = str(uuid.uuid4())
+        accepted = Accepted(seen.when, "graph", mailbox, raw, to, cc, bcc, identity, saved=True)
+        return Answer(202, {"request-id": identity}), accepted
+
+    def _send_json(self, seen: Recorded) -> Outcome:
+        known = {"message": is_object, "saveToSentItems": is_flag}
+        call = members(read_json(seen.body), known, ("message",))
+        if "internetMessageId" in call["message"]:
+            raise bad_request("The internetMessageId can be set in a draft alone.", "ErrorInvalidPropertySet")
+        message = read_message(call["message"], self.small_file_limit)
+        accepted = self._leave(seen, message)
+        accepted.saved = call.get("saveToSentItems", True)
+        return Answer(202, {"request-id": accepted.id}), accepted
+
+    def _leave(self, seen: Recorded, message: GraphMessage) -> Accepted:
+        """Let a message leave, which was given as JSON; raises Refused."""
+        mailbox = seen.segment(2)
+        if not message.sender[1]:
+            message = message._replace(sender=("", mailbox))
+        self._check_size(message.size)
+        self._check_recipients(message.recipients)
+        for _name, address in message.reply_to:
+            self._check_address(address)
+        self._check_sender(mailbox, [message.sender[1]])
+        people = ([address for _, address in pairs] for pairs in (message.to, message.cc, message.bcc))
+        to, cc, bcc = people
+        identity = str(uuid.uuid4())
+        return Accepted(seen.when, "graph", mailbox, message, to, cc, bcc, identity, via="json", saved=True)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.message_limit:
+            text = "The message exceeds the maximum supported size."
+            raise Refused(graph_error(413, "ErrorMessageSizeExceeded", text))
+
+    def _check_recipients(self, recipients: list[str]) -> None:
+        if not recipients:
+            text = "A message can't be sent because it contains no recipients."
+            raise invalid_recipients(text)
+        if len(recipients) > self.recipient_limit:
+            text = "The message has too many recipients."
+            raise Refused(graph_error(400, "ErrorExceededMaxRecipientCountLimit", text))
+        for recipient in recipients:
+            self._check_address(recipient)
+
+    def _check_address(self, address: str) -> None:
+        if ADDRESS.fullmatch(address) and address.lower() not in self.bad_recipients:
+            return
+        unresolved = f'Recipient "{address}" isn\'t resolved.'
+        resolve = "All recipients must be resolved before a message can be submitted."
+        raise invalid_recipients(f"{unresolved} {resolve}" if self.names_bad_recipients else "")
+
+    def _check_sender(self, mailbox: str, senders: list[str]) -> None:
+        if [sender.lower() for sender in senders] != [mailbox.lower()]:
+            text = "The user account used to submit this request does not have the right to send as this."
+            raise Refused(graph_error(403, "ErrorSendAsDenied", text))
+
+    # Drafts.
+
+    def _draft(self, seen: Recorded) -> Answer:
+        content = read_json(seen.body)
+        message = read_message(content, self.small_file_limit)
+        self._check_size(message.size)
+        message_id = content.get("internetMessageId", f"<{secrets.token_hex(12)}@EXAMPLE.PROD.OUTLOOK.COM>")
+        if not re.fullmatch(r"<[^<>\s]+>", message_id):
+            raise bad_request("The internetMessageId is not valid.", "ErrorInvalidProperty")
+        if "internetMessageId" not in content:
+            message = message._replace(headers=(*message.headers, ("Message-ID", message_id)))
+        draft = Draft(new_id(), seen.mailbox, message_id, message, self.draft_lag)
+        for part in message.attachments:
+            draft.add(part)
+        self.messages[draft.id] = draft
+        return json_answer(201, shown(draft, SHOWN_MESSAGE), {"request-id": str(uuid.uuid4())})
+
+    def _find(self, seen: Recorded) -> Answer:
+        query = options(seen, "$filter", "$select", "$top")
+        match = re.fullmatch(r"internetMessageId eq '((?:[^']|'')*)'", query.get("$filter", ""))
+        if match is None:
+            raise bad_request("Invalid filter clause.", "ErrorInvalidUrlQueryFilter")
+        wanted = match[1].replace("''", "'")
+        names = select(query.get("$select", ",".join(SHOWN_MESSAGE)), SHOWN_MESSAGE)
+        top = query.get("$top", "10")
+        if not re.fullmatch("[1-9][0-9]{0,2}", top):
+            raise bad_request("Invalid value for $top.", "BadRequest")
+        found = [draft for draft in self.drafts.get(seen.mailbox, []) if draft.message_id == wanted]
+        return json_answer(200, {"value": [shown(draft, names) for draft in found[: int(top)]]})
+
+    def _message(self, seen: Recorded) -> Draft:
+        """The message that a request is about."""
+        draft = self.messages.get(seen.segment(4))
+        if draft is None or draft.mailbox != seen.mailbox:
+            raise item_not_found()
+        if draft.unseen:
+            draft.unseen -= 1
+            raise item_not_found()
+        return draft
+
+    def _unsent(self, seen: Recorded) -> Draft:
+        draft = self._message(seen)
+        if draft.sent:
+            raise item_not_found()
+        return draft
+
+    def _look(self, seen: Recorded) -> Answer:
+        draft = self._message(seen)
+        if draft.sent and not draft.lag and not self.keeps_sent:
+            raise item_not_found()
+        query = options(seen, "$select", "$expand")
+        content = shown(draft, select(query.get("$select", ",".join(SHOWN_MESSAGE)), SHOWN_MESSAGE))
+        if "isDraft" in content:
+            content["isDraft"] = not draft.sent or draft.lag > 0
+            draft.lag = max(0, draft.lag - 1)
+        if "$expand" in query:
+            match = re.fullmatch(r"attachments(\(\$select=([\w,]+)\))?", query["$expand"])
+            if match is None:
+                raise bad_request("Could not parse $expand.", "BadRequest")
+            names = select(match[2] or ",".join(SHOWN_FILE), SHOWN_FILE)
+            content["attachments"] = [shown_file(*pair, names) for pair in draft.files.items()]
+        return json_answer(200, content)
+
+    def _attach(self, seen: Recorded) -> Answer:
+        draft = self._unsent(seen)
+        part = read_attachment(read_json(seen.body), self.small_file_limit)
+        self._check_size(draft.whole.size + len(part.data))
+        return json_answer(201, shown_file(draft.add(part), part, SHOWN_FILE))
+
+    def _delete(self, seen: Recorded) -> Answer:
+        draft = self._message(seen)
+        del self.messages[draft.id]
+        self.sessions = {path: upload for path, upload in self.sessions.items() if upload.draft is not draft}
+        return Answer(204)
+
+    def _send(self, seen: Recorded) -> Outcome:
+        draft = self._unsent(seen)
+        accepted = self._leave(seen, draft.whole)
+        accepted.via, accepted.draft = "draft", draft.id
+        draft.sent, draft.lag = True, self.sent_lag
+        return Answer(202, {"request-id": accepted.id}), accepted
+
+    # Large attachments.
+
+    def _session(self, seen: Recorded) -> Answer:
+        draft = self._unsent(seen)
+        item = read_item(seen.body)
+        if item["size"] < self.session_minimum:
+            text = "The size of the attachment is less than the minimum size for an upload session."
+            raise bad_request(text, "ErrorAttachmentSizeShouldNotBeLessThanMinimumSize")
+        if item["size"] > self.largest_file:
+            text = "The size of the attachment exceeds the limit."
+            raise bad_request(text, "ErrorAttachmentSizeLimitExceeded", 413)
+        user = f"{uuid.uuid4()}@{uuid.uuid4()}"
+        token = f"{secrets.token_urlsafe(48)}.{secrets.token_urlsafe(48)}"
+        path = f"/api/v2.0/Users('{user}')/Messages('{draft.id}')/AttachmentSessions('{new_id()}')"
+        path += f"?authtoken={token}"
+        upload = Upload(path, draft, item, time.monotonic() + self.session_seconds)
+        self.sessions[path] = upload
+        host = seen.headers["host"]
+        if self.upload_host:
+            host = f"{self.upload_host}:{host.rpartition(':')[2]}"
+        expires = upload.state()["ExpirationDateTime"]
+        content = {
+            "uploadUrl": f"https://{host}{path}",
+            "expirationDateTime": expires,
+            "nextExpectedRanges": ["0-"],
+        }
+        return json_answer(201, content)
+
+    def _upload(self, seen: Recorded) -> Upload:
+        """The session that a request is about."""
+        if "authorization" in seen.headers:
+            text = "The audience claim value is invalid for current resource."
+            raise bad_request(text, "InvalidAudience", 401)
+        upload = self.sessions.get(seen.path)
+        if upload is None or upload.draft.sent or upload.expires <= time.monotonic():
+            raise item_not_found()
+        return upload
+
+    def _progress(self, seen: Recorded) -> Answer:
+        return json_answer(200, self._upload(seen).state())
+
+    def _cancel(self, seen: Recorded) -> Answer:
+        del self.sessions[self._upload(seen).path]
+        return Answer(204)
+
+    def _range(self, seen: Recorded) -> Answer:
+        upload = self._upload(seen)
+        size = upload.item["size"]
+        if media_type(seen) != "application/octet-stream":
+            raise bad_request("The content type is not supported.", "UnsupportedMediaType", 415)
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", seen.headers.get("content-range", ""))
+        if match is None:
+            raise bad_request("The Content-Range header is missing or malformed.", "InvalidContentRange")
+        first, last, total = map(int, match.groups())
+        if total != size or last - first + 1 != len(seen.body):
+            raise bad_request("The Content-Range does not fit the content.", "InvalidContentRange")
+        if first != upload.there or last >= size:
+            text = f"The range is not the expected one, which begins at {upload.there}."
+            raise bad_request(text, "InvalidContentRange", self.wrong_range_status)
+        if len(seen.body) >= self.range_limit:
+            raise bad_request("The range is too large.", "RequestEntityTooLarge", 413)
+        self._check_size(upload.draft.whole.size + last + 1)
+        upload.ranges.append(seen.body)
+        upload.there = last + 1
+        return json_answer(200, upload.state()) if upload.there < size else self._complete(upload)
+
+    def _complete(self, upload: Upload) -> Answer:
+        """Attach a file that has come as a whole."""
+        identity = upload.draft.add(described(upload.item, b"".join(upload.ranges)))
+        del self.sessions[upload.path]
+        message = upload.path.partition("/AttachmentSessions(")[0]
+        location = f"https://outlook.office.com{message}/Attachments('{identity}')"
+        return Answer(201, {"Location": location})
+
+
+def media_type(seen: Recorded) -> str:
+    """The content type of a request, without parameters."""
+    return seen.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def is_json(seen: Recorded) -> bool:
+    """Whether a request says that its body is JSON."""
+    return media_type(seen) == "application/json"
+
+
+def options(seen: Recorded, *known: str) -> dict[str, str]:
+    """The options of a query, of which all have to be known."""
+    for name in seen.query:
+        if name not in known:
+            raise bad_request(f"The query option '{name}' is not known.", "BadRequest")
+    return seen.query
+
+
+def select(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The properties that a list names, which have to be known."""
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in known:
+            raise bad_request(f"Could not find a property named '{name}'.", "BadRequest")
+    return names
+
+
+def shown(draft: Draft, names: tuple[str, ...]) -> dict[str, Any]:
+    """These properties of a message, and its id, which always comes."""
+    every = {
+        "id": draft.id,
+        "isDraft": not draft.sent,
+        "internetMessageId": draft.message_id,
+        "subject": draft.message.subject,
+    }
+    return {name: every[name] for name in ("id", *names)}
+
+
+def shown_file(identity: str, part: Part, names: tuple[str, ...]) -> dict[str, Any]:
+    """These properties of an attachment, and its id. The size is larger than the file: it counts what the
+    store adds (docs: outlook-large-attachments, where a file of 3,483,322 bytes has 3,640,066)."""
+    every = {
+        "id": identity,
+        "name": part.name,
+        "size": len(part.data) + len(part.data) // 22 + 128,
+        "isInline": part.inline,
+        "contentType": part.content_type,
+    }
+    return {"@odata.type": FILE_ATTACHMENT, **{name: every[name] for name in ("id", *names)}}

@@ -1,0 +1,224 @@
+"""What a recipient gets of a message that the sandbox accepted, and of any other, part by part."""
+
+from __future__ import annotations
+
+import email
+import email.encoders
+import email.header
+import email.message
+import email.policy
+import email.utils
+import functools
+from dataclasses import dataclass
+from email.mime.base import MIMEBase
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from typing import Literal, NamedTuple
+
+from helpers.answers import addresses
+
+Via = Literal["mime", "json", "draft"]
+
+
+class Part(NamedTuple):
+    """An attachment, or anything else that is not the text that a recipient reads first."""
+
+    name: str
+    content_type: str
+    content_id: str
+    inline: bool
+    data: bytes
+
+
+class Received(NamedTuple):
+    """A message as a recipient has it: texts with LF line ends, headers with their names in lower case.
+
+    `texts` has the body by its kind, "plain" or "html". `sender` and the recipients are bare addresses.
+    """
+
+    sender: str
+    to: list[str]
+    cc: list[str]
+    bcc: list[str]
+    subject: str
+    texts: dict[str, str]
+    attachments: list[Part]
+    headers: dict[str, list[str]]
+
+
+class GraphMessage(NamedTuple):
+    """A message that was given to Graph as JSON; addresses come with the name that belongs to each.
+
+    `headers` has what is set by internetMessageHeaders, by extended properties, and by `internetMessageId`.
+    """
+
+    subject: str = ""
+    kind: Literal["plain", "html"] = "plain"
+    text: str = ""
+    sender: tuple[str, str] = ("", "")
+    to: tuple[tuple[str, str], ...] = ()
+    cc: tuple[tuple[str, str], ...] = ()
+    bcc: tuple[tuple[str, str], ...] = ()
+    reply_to: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    attachments: tuple[Part, ...] = ()
+
+    @property
+    def recipients(self) -> list[str]:
+        """The addresses of all of them."""
+        return [address for _name, address in (*self.to, *self.cc, *self.bcc)]
+
+    @property
+    def size(self) -> int:
+        """Its size as Exchange counts it, without what base64 adds."""
+        return len(self.text.encode()) + sum(len(part.data) for part in self.attachments)
+
+
+@dataclass
+class Accepted:
+    """A message that the provider took: `mailbox` is Graph's URL mailbox or SES's FromEmailAddress.
+
+    The recipients are those that the service would deliver to: for Graph what the message itself says,
+    for SES the Destination of the call. `id` is the provider's for the call, `draft` Graph's for the message.
+    `saved`: whether the sender finds it in Sent Items.
+    """
+
+    when: float
+    provider: Literal["graph", "ses"]
+    mailbox: str
+    source: bytes | GraphMessage
+    to: list[str]
+    cc: list[str]
+    bcc: list[str]
+    id: str
+    via: Via = "mime"
+    saved: bool = False
+    draft: str = ""
+
+    @property
+    def recipients(self) -> set[str]:
+        """To whom a copy goes, in lower case."""
+        return {email.utils.parseaddr(text)[1].lower() for text in (*self.to, *self.cc, *self.bcc)}
+
+    @functools.cached_property
+    def raw(self) -> bytes:
+        """The message as MIME: as it was given, or made of what was given as JSON."""
+        return self.source if isinstance(self.source, bytes) else _as_mime(self.source)
+
+    @property
+    def message(self) -> email.message.Message:
+        """The message, parsed."""
+        return email.message_from_bytes(self.raw)
+
+    @property
+    def subject(self) -> str:
+        """The decoded Subject, or the empty string."""
+        if isinstance(self.source, bytes):
+            return _decoded(self.message.get("Subject", ""))
+        return self.source.subject
+
+    @property
+    def received(self) -> Received:
+        """What a recipient gets, but for the recipients: they are those that it went to."""
+        source = self.source
+        whole = received_of(source) if isinstance(source, bytes) else _received_of_json(source)
+        return whole._replace(to=self.to, cc=self.cc, bcc=self.bcc)
+
+
+def received_of(raw: bytes) -> Received:
+    """What a recipient would get of a MIME message, as the standard library reads it."""
+    message = email.message_from_bytes(raw)
+    texts: dict[str, str] = {}
+    attachments: list[Part] = []
+    for part in _leaves(message):
+        kind = part.get_content_subtype()
+        is_text = part.get_content_type() in ("text/plain", "text/html") and not part.get_filename()
+        if is_text and kind not in texts and part.get_content_disposition() != "attachment":
+            texts[kind] = _text(part)
+        else:
+            attachments.append(_part(part))
+    headers: dict[str, list[str]] = {}
+    for name, value in message.items():
+        headers.setdefault(name.lower(), []).append(_decoded(value))
+    sender, to, cc, bcc = (addresses(message.get_all(name, [])) for name in ("From", "To", "Cc", "Bcc"))
+    return Received(
+        "".join(sender), to, cc, bcc, headers.get("subject", [""])[0], texts, attachments, headers
+    )
+
+
+def _leaves(message: email.message.Message) -> list[email.message.Message]:
+    """The parts that hold no others; an enclosed message is one."""
+    if message.get_content_maintype() != "multipart" or not message.is_multipart():
+        return [message]
+    return [leaf for part in message.get_payload() for leaf in _leaves(part)]  # type: ignore[arg-type]
+
+
+def _decoded(value: object) -> str:
+    """The value of a field, unfolded and with its encoded words read."""
+    text = str(value).replace("\r", "").replace("\n", "")
+    return str(email.header.make_header(email.header.decode_header(text)))
+
+
+def _text(part: email.message.Message) -> str:
+    data = part.get_payload(decode=True)
+    assert isinstance(data, bytes)
+    text = data.decode(part.get_content_charset("utf-8"), "replace")
+    return text.replace("\r\n", "\n")
+
+
+def _part(part: email.message.Message) -> Part:
+    if part.is_multipart():
+        # Of an enclosed message; its lines end as those of the whole do.
+        data = b"".join(enclosed.as_bytes() for enclosed in part.get_payload())  # type: ignore[union-attr]
+    else:
+        payload = part.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        data = payload
+    identity = part.get("Content-ID", "").strip().strip("<>")
+    # As the mail program of a recipient shows it: within the text is what the text can refer to.
+    inline = bool(identity) and part.get_content_disposition() != "attachment"
+    return Part(_decoded(part.get_filename("")), part.get_content_type(), identity, inline, data)
+
+
+def _received_of_json(message: GraphMessage) -> Received:
+    headers: dict[str, list[str]] = {}
+    for name, value in message.headers:
+        headers.setdefault(name.lower(), []).append(value)
+    if message.reply_to:
+        headers["reply-to"] = [", ".join(email.utils.formataddr(pair) for pair in message.reply_to)]
+    to, cc, bcc = ([address for _, address in pairs] for pairs in (message.to, message.cc, message.bcc))
+    texts = {str(message.kind): message.text.replace("\r\n", "\n")}
+    attachments = list(message.attachments)
+    return Received(message.sender[1], to, cc, bcc, message.subject, texts, attachments, headers)
+
+
+def _as_mime(message: GraphMessage) -> bytes:
+    """The message as Exchange could send it."""
+    text = MIMEText(message.text, message.kind, "utf-8")
+    whole: email.message.Message = text
+    if message.attachments:
+        whole = MIMEMultipart("mixed")
+        whole.attach(text)
+        for part in message.attachments:
+            whole.attach(_attachment(part))
+    whole["Subject"] = email.header.Header(message.subject, "utf-8").encode()
+    people = {"From": (message.sender,), "To": message.to, "Cc": message.cc, "Bcc": message.bcc}
+    for name, pairs in {**people, "Reply-To": message.reply_to}.items():
+        if pairs:
+            whole[name] = ", ".join(email.utils.formataddr(pair) for pair in pairs)
+    for name, value in message.headers:
+        whole[name] = value
+    return whole.as_bytes(policy=email.policy.compat32.clone(linesep="\r\n"))
+
+
+def _attachment(part: Part) -> email.message.Message:
+    """A part for an attachment. An enclosed message would have to go in as it is: it becomes a file."""
+    main, _, sub = part.content_type.partition("/")
+    made = MIMEBase(*(("application", "octet-stream") if main in ("message", "multipart") else (main, sub)))
+    made.set_payload(part.data)
+    email.encoders.encode_base64(made)
+    kind = "inline" if part.inline else "attachment"
+    made.add_header("Content-Disposition", kind, filename=part.name)
+    if part.content_id:
+        made["Content-ID"] = f"<{part.content_id}>"
+    return made
