@@ -268,6 +268,8 @@ class Sandbox(Provider):
         super().__init__()
         self.uplink = uplink
         self.requests: list[Recorded] = []
+        # Whether the records of requests keep the bytes of large files.
+        self.keeps_ranges = True
         # How many messages each recipient has got, over all calls; addresses in lower case.
         self.mailed: collections.Counter[str] = collections.Counter()
         self.accepted: list[Accepted] = []
@@ -370,7 +372,8 @@ class Sandbox(Provider):
                 self.accepted.append(message)
                 self.mailed.update(message.recipients)
                 self.on_accepted(message)
-            self.requests.append(seen._replace(status=reply.status if reply else None))
+            kept = seen.body if self.keeps_ranges or seen.role != "range" else b""
+            self.requests.append(seen._replace(body=kept, status=reply.status if reply else None))
             self._changed.notify_all()
         return reply
 
@@ -490,6 +493,8 @@ class _Handler(BaseHTTPRequestHandler):
             reply = sandbox.settle(seen._replace(mailbox=mailbox, at_once=at_once), scripted)
             if reply:
                 self._wait(scripted)
+            elif scripted.action.endswith("hang"):
+                hang(self.connection, self.server.stopping)
         finally:
             # Before the answer: after it the next request could be here first.
             sandbox.leave(mailbox)
@@ -497,9 +502,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(reply, scripted)
             return
         self.close_connection = True
-        if scripted.action.endswith("hang"):
-            hang(self.connection, self.server.stopping)
-        else:
+        if not scripted.action.endswith("hang"):
             close_by_reset(self.connection)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve

@@ -132,14 +132,19 @@ def ses_query_error(status: int, code: str, text: str) -> Answer:
 
 
 def addresses(values: Iterable[object]) -> list[str]:
-    """The addresses in header values, read as leniently as a mail service reads them."""
+    """The addresses in header values."""
+    return [address for _name, address in people_in(values)]
+
+
+def people_in(values: Iterable[object]) -> list[tuple[str, str]]:
+    """Names and addresses in header values, read as leniently as a mail service reads them."""
     texts = [str(value) for value in values]
     try:
         pairs = email.utils.getaddresses(texts, strict=False)
     except TypeError:
         # Interpreters without the later strictness have no such argument either.
         pairs = email.utils.getaddresses(texts)
-    return [address for _name, address in pairs if "@" in address]
+    return [(name, address) for name, address in pairs if "@" in address]
 
 
 def decode_base64(text: bytes | str) -> bytes:

@@ -86,14 +86,26 @@ class Draft:
     message_id: str
     message: GraphMessage
     unseen: int
-    sent: bool = False
+    unfound: int
     lag: int = 0
+    accepted: Accepted | None = None
     files: dict[str, Part] = field(default_factory=dict)
 
     @property
     def whole(self) -> GraphMessage:
         """The message with all that is attached to it."""
         return self.message._replace(attachments=tuple(self.files.values()))
+
+    @property
+    def sent(self) -> bool:
+        """Whether it has left."""
+        return self.accepted is not None
+
+    def looks_like_one(self) -> bool:
+        """Whether it shows itself as a draft: for a time it may even after it was sent."""
+        late = self.sent and self.lag > 0
+        self.lag -= late
+        return late or not self.sent
 
     def add(self, part: Part) -> str:
         """Attach a file, and return its id."""
@@ -190,6 +202,8 @@ class Graph:
         # Mail.Send for sendMail and send, Mail.ReadWrite for what concerns drafts.
         self.permissions = {"Mail.Send", "Mail.ReadWrite"}
         self.request_limit = GRAPH_REQUEST_LIMIT
+        # Also seen: 400 BadRequest, "The maximum request length supported is 4MB."
+        self.too_long = graph_error(413, "ErrorMessageSizeExceeded", "The message exceeds the size limit.")
         self.small_file_limit = SMALL_FILE_LIMIT
         self.session_minimum = SMALL_FILE_LIMIT
         self.range_limit = RANGE_LIMIT
@@ -203,8 +217,9 @@ class Graph:
         self.upload_host: str | None = None
         self.session_seconds = 3600.0
         self.wrong_range_status = 416
-        # How many requests for a new draft are answered with 404.
+        # How many requests for a new draft get a 404, and how often it is not found in its folder.
         self.draft_lag = 0
+        self.find_lag = 0
         # How often a message that was sent still looks like a draft; and whether it can be found at all.
         self.sent_lag = 0
         self.keeps_sent = True
@@ -298,7 +313,7 @@ class Graph:
             raise Refused(graph_error(401, "InvalidAuthenticationToken", text))
         self._check_form(seen)
         if len(seen.body) > self.request_limit:
-            raise Refused(graph_error(413, "ErrorMessageSizeExceeded", "The message exceeds the size limit."))
+            raise Refused(self.too_long)
         mailbox = seen.segment(2)
         if not self.known(mailbox):
             raise Refused(graph_error(404, "ErrorInvalidUser", f"The requested user '{mailbox}' is invalid."))
@@ -403,11 +418,11 @@ class Graph:
             raise bad_request("The internetMessageId is not valid.", "ErrorInvalidProperty")
         if "internetMessageId" not in content:
             message = message._replace(headers=(*message.headers, ("Message-ID", message_id)))
-        draft = Draft(new_id(), seen.mailbox, message_id, message, self.draft_lag)
+        draft = Draft(new_id(), seen.mailbox, message_id, message, self.draft_lag, self.find_lag)
         for part in message.attachments:
             draft.add(part)
         self.messages[draft.id] = draft
-        return json_answer(201, shown(draft, SHOWN_MESSAGE), {"request-id": str(uuid.uuid4())})
+        return json_answer(201, shown(draft, SHOWN_MESSAGE, is_draft=True), {"request-id": str(uuid.uuid4())})
 
     def _find(self, seen: Recorded) -> Answer:
         query = options(seen, "$filter", "$select", "$top")
@@ -419,8 +434,16 @@ class Graph:
         top = query.get("$top", "10")
         if not re.fullmatch("[1-9][0-9]{0,2}", top):
             raise bad_request("Invalid value for $top.", "BadRequest")
-        found = [draft for draft in self.drafts.get(seen.mailbox, []) if draft.message_id == wanted]
-        return json_answer(200, {"value": [shown(draft, names) for draft in found[: int(top)]]})
+        found = [draft for draft in self.messages.values() if draft.mailbox == seen.mailbox]
+        found = [draft for draft in found if draft.message_id == wanted and self._is_found(draft)]
+        # All in the folder are drafts, also those that have left without its knowing.
+        every = [shown(draft, names, is_draft=True) for draft in found[: int(top)]]
+        return json_answer(200, {"value": every})
+
+    def _is_found(self, draft: Draft) -> bool:
+        """Whether it is in the folder of drafts, as that knows."""
+        late, draft.unfound = draft.unfound > 0, max(0, draft.unfound - 1)
+        return not late and draft.looks_like_one()
 
     def _message(self, seen: Recorded) -> Draft:
         """The message that a request is about."""
@@ -443,16 +466,14 @@ class Graph:
         if draft.sent and not draft.lag and not self.keeps_sent:
             raise item_not_found()
         query = options(seen, "$select", "$expand")
-        content = shown(draft, select(query.get("$select", ",".join(SHOWN_MESSAGE)), SHOWN_MESSAGE))
-        if "isDraft" in content:
-            content["isDraft"] = not draft.sent or draft.lag > 0
-            draft.lag = max(0, draft.lag - 1)
+        names = select(query.get("$select", ",".join(SHOWN_MESSAGE)), SHOWN_MESSAGE)
+        content = shown(draft, names, is_draft=draft.looks_like_one())
         if "$expand" in query:
             match = re.fullmatch(r"attachments(\(\$select=([\w,]+)\))?", query["$expand"])
             if match is None:
                 raise bad_request("Could not parse $expand.", "BadRequest")
-            names = select(match[2] or ",".join(SHOWN_FILE), SHOWN_FILE)
-            content["attachments"] = [shown_file(*pair, names) for pair in draft.files.items()]
+            wanted = select(match[2] or ",".join(SHOWN_FILE), SHOWN_FILE)
+            content["attachments"] = [shown_file(*pair, wanted) for pair in draft.files.items()]
         return json_answer(200, content)
 
     def _attach(self, seen: Recorded) -> Answer:
@@ -464,6 +485,8 @@ class Graph:
     def _delete(self, seen: Recorded) -> Answer:
         draft = self._message(seen)
         del self.messages[draft.id]
+        if draft.accepted:
+            draft.accepted.saved = False
         self.sessions = {path: upload for path, upload in self.sessions.items() if upload.draft is not draft}
         return Answer(204)
 
@@ -471,7 +494,7 @@ class Graph:
         draft = self._unsent(seen)
         accepted = self._leave(seen, draft.whole)
         accepted.via, accepted.draft = "draft", draft.id
-        draft.sent, draft.lag = True, self.sent_lag
+        draft.accepted, draft.lag = accepted, self.sent_lag
         return Answer(202, {"request-id": accepted.id}), accepted
 
     # Large attachments.
@@ -576,11 +599,11 @@ def select(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def shown(draft: Draft, names: tuple[str, ...]) -> dict[str, Any]:
+def shown(draft: Draft, names: tuple[str, ...], *, is_draft: bool) -> dict[str, Any]:
     """These properties of a message, and its id, which always comes."""
     every = {
         "id": draft.id,
-        "isDraft": not draft.sent,
+        "isDraft": is_draft,
         "internetMessageId": draft.message_id,
         "subject": draft.message.subject,
     }

@@ -15,9 +15,10 @@ from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from typing import Literal, NamedTuple
 
-from helpers.answers import addresses
+from helpers.answers import people_in
 
 Via = Literal["mime", "json", "draft"]
+PEOPLE = ("From", "To", "Cc", "Bcc", "Reply-To")
 
 
 class Part(NamedTuple):
@@ -33,7 +34,8 @@ class Part(NamedTuple):
 class Received(NamedTuple):
     """A message as a recipient has it: texts with LF line ends, headers with their names in lower case.
 
-    `texts` has the body by its kind, "plain" or "html". `sender` and the recipients are bare addresses.
+    `texts` has the body by its kind, "plain" or "html". `sender`, the recipients and `reply_to` are bare
+    addresses; `names` has the names that come with them.
     """
 
     sender: str
@@ -44,6 +46,8 @@ class Received(NamedTuple):
     texts: dict[str, str]
     attachments: list[Part]
     headers: dict[str, list[str]]
+    reply_to: list[str]
+    names: dict[str, str]
 
 
 class GraphMessage(NamedTuple):
@@ -140,10 +144,11 @@ def received_of(raw: bytes) -> Received:
     headers: dict[str, list[str]] = {}
     for name, value in message.items():
         headers.setdefault(name.lower(), []).append(_decoded(value))
-    sender, to, cc, bcc = (addresses(message.get_all(name, [])) for name in ("From", "To", "Cc", "Bcc"))
-    return Received(
-        "".join(sender), to, cc, bcc, headers.get("subject", [""])[0], texts, attachments, headers
-    )
+    people = {name: people_in(message.get_all(name, [])) for name in PEOPLE}
+    sender, to, cc, bcc, reply_to = ([address for _, address in pairs] for pairs in people.values())
+    named = {address: _decoded(name) for pairs in people.values() for name, address in pairs if name}
+    subject = headers.get("subject", [""])[0]
+    return Received("".join(sender), to, cc, bcc, subject, texts, attachments, headers, reply_to, named)
 
 
 def _leaves(message: email.message.Message) -> list[email.message.Message]:
@@ -184,12 +189,12 @@ def _received_of_json(message: GraphMessage) -> Received:
     headers: dict[str, list[str]] = {}
     for name, value in message.headers:
         headers.setdefault(name.lower(), []).append(value)
-    if message.reply_to:
-        headers["reply-to"] = [", ".join(email.utils.formataddr(pair) for pair in message.reply_to)]
-    to, cc, bcc = ([address for _, address in pairs] for pairs in (message.to, message.cc, message.bcc))
+    people = ((message.sender,), message.to, message.cc, message.bcc, message.reply_to)
+    sender, to, cc, bcc, reply_to = ([address for _, address in pairs] for pairs in people)
+    named = {address: name for pairs in people for name, address in pairs if name}
     texts = {str(message.kind): message.text.replace("\r\n", "\n")}
-    attachments = list(message.attachments)
-    return Received(message.sender[1], to, cc, bcc, message.subject, texts, attachments, headers)
+    files = list(message.attachments)
+    return Received(sender[0], to, cc, bcc, message.subject, texts, files, headers, reply_to, named)
 
 
 def _as_mime(message: GraphMessage) -> bytes:
