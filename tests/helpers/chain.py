@@ -69,7 +69,7 @@ class Chain:
         arguments = ("--check", "--postfix-config", self.postfix, *options)
         done = by_hand(self.home, *arguments, user=user, prefix=prefix)
         assert tree(self.home.path) == before
-        assert self.sandbox.accepted == []
+        assert (self.sandbox.accepted, self.sandbox.drafts) == ([], {})
         assert done.stderr == ""
         assert "client-secret" not in done.stdout
         assert not any(token in done.stdout for token in self.sandbox.tokens)
