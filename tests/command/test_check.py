@@ -184,7 +184,15 @@ HOME_FAULTS = {
         lambda chain: (chain.rotation / "relay").unlink(),
         f"no file in ROTATION names HOME/{LOG}: it grows for ever",
         f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
-        " > ROTATION/postfix-api-relayDASHED",
+        " | sed 's|postfix-relay postfix-relay$|nobody nogroup|' > ROTATION/postfix-api-relayDASHED",
+    ),
+    "log whose rotation is from before root had the home": mended(
+        "warn",
+        lambda chain: chain.rotate(f"{chain.home.path / LOG} {{\n  weekly\n  # su nobody nogroup\n}}\n"),
+        f"ROTATION/relay has no line su nobody nogroup: logrotate passes HOME/{LOG} over, and it grows for"
+        " ever",
+        f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
+        " | sed 's|postfix-relay postfix-relay$|nobody nogroup|' > ROTATION/relay",
     ),
 }
 
@@ -636,6 +644,29 @@ def test_the_example_files_are_not_enough(chain: Chain) -> None:
     assert chain.sandbox.requests == []
 
 
+def test_whose_the_secrets_are_to_be_says_the_configured_log(chain: Chain) -> None:
+    log = chain.home.queue / "my relay.log"
+    chain.configure(LOG_FILE_PATH=str(log))
+    log.touch()
+    shutil.chown(log, "nobody")
+    chain.own_by_root(SECRETS)
+    problem = chain.check().problems[0]
+    assert f"chown -h $(stat -c %U '{log}'): " in problem
+    chain.mend(problem)
+    assert (chain.home.path / SECRETS).owner() == "nobody"
+
+
+def test_what_the_shipped_rotation_becomes_is_for_this_account(chain: Chain) -> None:
+    (chain.rotation / "relay").unlink()
+    chain.mend(chain.check().problems[0])
+    [file] = chain.rotation.iterdir()
+    lines = [line.strip() for line in file.read_text().splitlines()]
+    assert [line for line in lines if "nogroup" in line] == [
+        "create 0644 nobody nogroup",
+        "su nobody nogroup",
+    ]
+
+
 def test_a_name_for_a_shell(chain: Chain) -> None:
     """What the configuration says is no command in a cure, and no line of its own."""
     name = "it's; touch x\nok    the log"
@@ -705,7 +736,7 @@ def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
         chain.rotate(text)
         (problem,) = chain.check().problems
         assert problem.startswith("warn  no file in ")
-    chain.rotate(f'"/elsewhere/x.log" "{chain.home.path}/*.log" {{\n}}\n')
+    chain.rotate(f'"/elsewhere/x.log" "{chain.home.path}/*.log" {{\n  su nobody nogroup\n}}\n')
     assert chain.check().problems == []
 
 

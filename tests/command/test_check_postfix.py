@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -372,6 +374,12 @@ POSTFIX_FAULTS = {
         "mail to root@relay.domain.com stays on this machine, or reaches nobody",
         ROOT_CURE,
     ),
+    "root's mail by the name of localhost is nobody's": fault(
+        "warn",
+        setting("recipient_canonical_maps = inline:{@$myhostname=it@example.org, @localhost=it@example.org}"),
+        "mail to root@localhost.localdomain stays on this machine, or reaches nobody",
+        ROOT_CURE,
+    ),
     "only this machine can connect": mended(
         "FAIL",
         setting("inet_interfaces = loopback-only"),
@@ -644,3 +652,221 @@ def test_a_machine_without_logrotate(chain: Chain, tmp_path: Path) -> None:
         "FAIL  logrotate is not installed: the log grows for ever; apt install logrotate, or dnf install"
     )
     chain.expect(chain.check().problems, [f"{expected} logrotate"])
+
+
+# ---------------------------------------------------------------- where Postfix loses mail on its own
+
+ADDRESSED = "such mail does not reach the relay"
+PLACED = "its mail goes to others, or to nobody"
+FILTERED = "FILTER smtp:[127.0.0.1]:2"
+
+
+def put_tables(chain: Chain) -> None:
+    """Tables of all kinds that an admin may have, and what delivers by SMTP."""
+    add_services(chain, "smtp unix - - n - - smtp")
+    tables = {
+        "everything": "/^/ DISCARD\n",
+        "one": "# /^x/ DISCARD\n/^Subject: a b/  discard quietly\n/^X-Fine:/ PREPEND X-A: b\n",
+        "hold": "/^Subject: .postfix-api-relay/ HOLD\n",
+        "filter": f"if /^X-/\n/^X-Spam:/ {FILTERED}\nendif\n",
+        "own": "/^X-Spam:/ FILTER apirelay:api-relay\n/^X-Bad:/ REJECT\n",
+        "networks": "192.168.1.0/24 REJECT no\n",
+        "partner": "203.0.113.0/24 REDIRECT a@b.example\n",
+    }
+    for name, text in tables.items():
+        (chain.home.queue / name).write_text(text)
+
+
+def acts(
+    name: str, value: str, action: str, key: str, cure: str = "", level: str = "FAIL"
+) -> tuple[str, str]:
+    """A setting, and the line that tells of it."""
+    new = postfix_cure(f"{name} ={cure and f' {cure}, {value}'}")
+    return f"{name} = {value}", f"{level:<5} {name} has {action} for {key}: {ADDRESSED}; {new}"
+
+
+def placed(
+    name: str, table: str, other: str, address: str = "it@example.org", level: str = "FAIL"
+) -> tuple[str, str]:
+    cure = postfix_cure(f"{name} = inline:{{{address}={address}}}, {table}")
+    return f"{name} = {table}", f"{level:<5} {name} has {other} in the place of {address}: {PLACED}; {cure}"
+
+
+def ruled(setting: str, text: str, new: str, level: str = "FAIL") -> tuple[str, str]:
+    name = setting.partition(" = ")[0]
+    return setting, f"{level:<5} {text}; {postfix_cure(f'{name} = {new}'.strip())}"
+
+
+PERMIT = "permit_mynetworks"
+# Each is set alone, told of in one line, and no more once its cure was done.
+LOSSES = dict(
+    [
+        placed("virtual_alias_maps", "inline:{it@example.org=it@other.example}", "it@other.example"),
+        placed("virtual_alias_maps", "inline:{@example.org=@x.example}", "@x.example", "@example.org"),
+        placed(
+            *("virtual_alias_maps", "inline:{ups@example.org=boss@example.org}", "boss@example.org"),
+            *("ups@example.org", "warn"),
+        ),
+        placed("canonical_maps", "inline:{it@example.org=root@other.example}", "root@other.example"),
+        placed(
+            "sender_canonical_maps", "inline:{ups@example.org=x@y.example}", "x@y.example", "ups@example.org"
+        ),
+        ruled(
+            "relocated_maps = inline:{@example.org=@other.example}",
+            "relocated_maps has @example.org, by inline:{@example.org=@other.example}: its mail is bounced",
+            "",
+        ),
+        ruled(
+            "defer_transports = smtp, apirelay",
+            "defer_transports has apirelay, by apirelay: its mail waits until somebody flushes the queue",
+            "smtp",
+        ),
+        ruled(
+            "master_service_disable = inet apirelay/unix",
+            "master_service_disable has inet, by inet: Postfix does not start it",
+            "apirelay/unix",
+        ),
+        ruled(
+            "master_service_disable = apirelay/unix",
+            "master_service_disable has apirelay/unix, by apirelay/unix: Postfix does not start it",
+            "",
+        ),
+        ruled("maximal_queue_lifetime = 0", "maximal_queue_lifetime is 0: mail that waits is bounced", "5d"),
+        ruled(
+            "maximal_queue_lifetime = 59m",
+            "maximal_queue_lifetime is 3540: mail that waits is bounced",
+            "5d",
+        ),
+        ruled(
+            "apirelay_destination_rate_delay = 1h",
+            "apirelay_destination_rate_delay is 3600: a storm of mail waits for hours",
+            *("0s", "warn"),
+        ),
+        ruled(
+            "message_size_limit = 500000", "message_size_limit is 500000: pictures are refused", "10240000"
+        ),
+        acts("header_checks", "regexp:QUEUE/everything", "DISCARD", "From: relay@example.org"),
+        acts("header_checks", "regexp:QUEUE/hold", "HOLD", "Subject: [postfix-api-relay] Test"),
+        acts("header_checks", "regexp:QUEUE/one", "discard quietly", "/^Subject: a b/", level="warn"),
+        acts("header_checks", "regexp:QUEUE/filter", FILTERED, "/^X-Spam:/", level="warn"),
+        acts("body_checks", "regexp:QUEUE/everything", "DISCARD", "From: relay@example.org"),
+        acts(
+            *("smtpd_client_restrictions", "check_client_access cidr:QUEUE/networks"),
+            *("REJECT no", "192.168.1.0", PERMIT),
+        ),
+        acts(
+            *("smtpd_client_restrictions", "check_client_access cidr:QUEUE/partner", "REDIRECT a@b.example"),
+            *("203.0.113.0/24", PERMIT, "warn"),
+        ),
+        acts(
+            *("smtpd_sender_restrictions", "check_sender_access inline:{example.org=DISCARD}, permit"),
+            *("DISCARD", "example.org", PERMIT),
+        ),
+        acts(
+            *("smtpd_recipient_restrictions", "check_recipient_access static:DEFER, permit_mynetworks"),
+            *("DEFER", "it@example.org", PERMIT),
+        ),
+        acts("smtpd_recipient_restrictions", "reject", "reject", "it@example.org", PERMIT),
+        acts(
+            *("smtpd_relay_restrictions", "reject_unauth_destination permit_mynetworks", "reject"),
+            *("it@example.org", PERMIT),
+        ),
+    ]
+)
+NO_LOSSES = [
+    "virtual_alias_maps = inline:{{it@example.org = it@example.org a@b.org} ups@example.org=it@example.org}",
+    "virtual_alias_maps = inline:{@example.org=@example.org}",
+    "canonical_maps = inline:{www@relay.domain.com=relay@example.org}",
+    "sender_canonical_maps = inline:{ups@example.org=relay@example.org}",
+    "relocated_maps = inline:{gone@example.org=new@example.org}",
+    "defer_transports = smtp",
+    "master_service_disable = smtp/unix, foo/inet",
+    "maximal_queue_lifetime = 1",
+    "apirelay_destination_rate_delay = 2s",
+    "message_size_limit = 0",
+    "header_checks = regexp:QUEUE/own",
+    "smtpd_client_restrictions = permit_mynetworks, check_client_access static:DISCARD, reject",
+    "smtpd_helo_restrictions = reject_invalid_helo_hostname, permit",
+    "smtpd_recipient_restrictions = check_policy_service inet:127.0.0.1:10023, permit_mynetworks, reject",
+    "smtpd_sender_restrictions = check_sender_access inline:{spam.example=REJECT}",
+    "smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_unauth_destination",
+]
+
+
+def test_where_postfix_loses_mail_is_told_of_with_its_cure(chain: Chain) -> None:
+    """In one installation, since --check but reads its settings."""
+    put_tables(chain)
+    before = (chain.postfix / "main.cf").read_text()
+    for setting, line in LOSSES.items():
+        chain.set(chain.expanded(setting))
+        problems = chain.check().problems
+        assert problems == [chain.expanded(line)], setting
+        if "apirelay/unix" not in line.partition("; ")[2]:
+            chain.mend(problems[0])
+            assert chain.check().problems == [], setting
+        (chain.postfix / "main.cf").write_text(before)
+
+
+def test_what_loses_no_mail_is_not_told_of(chain: Chain) -> None:
+    put_tables(chain)
+    before = (chain.postfix / "main.cf").read_text()
+    for setting in NO_LOSSES:
+        chain.set(chain.expanded(setting))
+        assert chain.check().problems == [], setting
+        (chain.postfix / "main.cf").write_text(before)
+
+
+# ---------------------------------------------------------------- the ports, and whether Postfix runs
+
+
+def test_a_port_that_only_this_machine_can_reach(chain: Chain) -> None:
+    """As a reload leaves it after inet_interfaces was changed: master(8) goes on with its old addresses."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        add_services(chain, f"{port} inet n - n - - smtpd")
+        text = f"port {port} is open to this machine alone, until Postfix is restarted: no device can connect"
+        # To root it is another program that listens here; the account cannot see whose it is.
+        problems = chain.check(user=chain.home.account.pw_name).problems
+        chain.expect(problems, [f"FAIL  {text}; {RESTART}"])
+        chain.set("mynetworks = 127.0.0.0/8")
+        assert chain.check(user=chain.home.account.pw_name).problems == []
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        chain.set("mynetworks = 192.168.1.0/24")
+        file = chain.postfix / "master.cf"
+        file.write_text(file.read_text().replace(f"{port} inet", f"{listening.getsockname()[1]} inet"))
+        assert chain.check(user=chain.home.account.pw_name).problems == []
+
+
+def test_a_postfix_without_a_port(chain: Chain) -> None:
+    file = chain.postfix / "master.cf"
+    file.write_text(re.sub("(?m)^.* inet .*\n", "", file.read_text()))
+    problems = chain.check().problems
+    cure = "postconf -c POSTFIX -Me 'smtp/inet=smtp inet n - n - - smtpd'; postfix -c POSTFIX reload"
+    chain.expect(problems, [f"FAIL  master.cf has no smtpd: nothing takes the mail of devices; {cure}"])
+    chain.mend(problems[0])
+    assert not [line for line in chain.check().problems if "smtpd" in line]
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "postqueue: fatal: Queue report unavailable - mail system is down",
+            "FAIL  Postfix does not run: it takes no mail, and delivers none; postfix -c POSTFIX start",
+        ),
+        (
+            "postqueue: fatal: unauthorized configuration directory name",
+            "ok    whether Postfix runs cannot be seen from here: run this as root to see it",
+        ),
+    ],
+)
+def test_the_account_learns_from_the_queue_whether_postfix_runs(chain: Chain, said: str, line: str) -> None:
+    programs = chain.home.queue / "bin"
+    programs.mkdir()
+    (programs / "postqueue").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 69\n")
+    (programs / "postqueue").chmod(0o755)
+    change_constants(chain.home, COMMAND_PATH=f"{programs}:/usr/sbin:/usr/bin:/bin")
+    chain.compile()
+    checked = chain.check(user=chain.home.account.pw_name)
+    assert chain.expanded(line) in checked.lines
+    assert checked.problems == ([chain.expanded(line)] if line.startswith("FAIL") else [])

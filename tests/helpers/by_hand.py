@@ -31,7 +31,8 @@ SITE: dict[str, Any] = {
 # What install.sh sets so that mail of the relay's own host reaches the admin.
 ROOT_MAIL = {
     "myorigin": "$myhostname",
-    "recipient_canonical_maps": "inline:{@$myhostname=it@example.org, @localhost=it@example.org}",
+    "recipient_canonical_maps": "inline:{@$myhostname=it@example.org, @localhost=it@example.org,"
+    " @localhost.localdomain=it@example.org}",
 }
 
 

@@ -55,7 +55,7 @@ class Chain:
         self.sandbox, self.home = sandbox, home
         self.rotation = home.queue / "logrotate.d"
         self.rotation.mkdir()
-        self.rotate(f"{home.path / LOG} {{\n    weekly\n}}\n")
+        self.rotate(f"{home.path / LOG} {{\n    weekly\n    su nobody nogroup\n}}\n")
         change_constants(home, ROTATION_DIRECTORY=str(self.rotation))
         make_sound(home)
         home.put(LOG, b"", 0o644)
