@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
 import pytest
 from helpers.by_hand import by_hand, make_sound
-from helpers.home import RelayHome
+from helpers.home import LOG, RelayHome
 from helpers.postfix import ONE_ATTEMPT, PrivatePostfix, add_settings, replaced
 from helpers.script import change_constants
 from sandbox import Answer, Sandbox, graph_error
@@ -191,6 +192,16 @@ def test_a_postfix_that_is_stopped(home: RelayHome, postfix: PrivatePostfix) -> 
         1,
         "FAIL  Postfix does not take the message: Connection refused; see --check",
     )
+
+
+def test_a_log_that_cannot_be_written(sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix) -> None:
+    """It is what would be followed: without it a message that is delivered seems to be lost."""
+    log = home.put(LOG, b"", 0o644)
+    os.chown(log, 0, 0)
+    status, said = send_test(home, postfix)
+    text = f"FAIL  the log {log} cannot be written: Permission denied, so that nothing can be followed"
+    assert (status, said) == (1, f"{text}; see --check")
+    assert sandbox.accepted == []
 
 
 def test_an_address_that_is_none(home: RelayHome, postfix: PrivatePostfix) -> None:
