@@ -13,7 +13,7 @@ import pytest
 from helpers.home import RelayFiles
 from helpers.install import Machine
 from helpers.mail import mail
-from helpers.postfix import PrivatePostfix, add_settings, run
+from helpers.postfix import PrivatePostfix, add_settings, age_settings, run
 from sandbox import Accepted, Sandbox
 
 ADMIN, DEFAULT = "it@office.example", "alerts@office.example"
@@ -172,13 +172,11 @@ def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbo
     assert "Mail to root reaches nobody yet: name an address with --root-to, or run this again" in said
     assert machine.setting("recipient_canonical_maps") == ""
     files = configure(machine, sandbox)
-    check = machine.run(
-        str(machine.home / "postfix-api-relay"), "--check", "--postfix-config", config(machine)
-    )
+    checked = check(machine)
     cure = f"postfix/install.sh --root-to {ADMIN}"
     assert (
         f"FAIL  mail to root@{origin(machine)} stays on this machine, or reaches nobody; {cure}\n"
-        in check.stdout
+        in checked.stdout
     )
     said = machine.install()
     assert f"Mail to root and to this machine's other accounts goes to {ADMIN}\n" in said
@@ -295,6 +293,72 @@ def test_the_sites_own_domain_is_not_this_machines(machine: Machine, sandbox: Sa
 
 def of_devices(sandbox: Sandbox) -> list[Accepted]:
     return [message for message in sandbox.accepted if "Sender replaced" not in message.subject]
+
+
+# ---------------------------------------------------------------- what Postfix itself refuses
+
+REFUSED = "554 5.7.1 <it@office.example>: Recipient address rejected: Access denied"
+# What no single setting says, as main.cf, or as the port's own in master.cf has it; and what a device hears.
+REFUSALS = {
+    "a class of restrictions": (
+        [
+            "smtpd_restriction_classes = strict",
+            "strict = reject",
+            "smtpd_recipient_restrictions = strict, permit_mynetworks, reject",
+        ],
+        DEFAULT,
+        REFUSED,
+    ),
+    "a port of its own": (["PORT/smtpd_recipient_restrictions = reject"], DEFAULT, REFUSED),
+    "networks of a port's own": (["PORT/mynetworks = 10.0.0.0/8"], DEFAULT, REFUSED),
+    "a part of an address": (
+        ["smtpd_sender_restrictions = check_sender_access inline:{ups@=REJECT}"],
+        "ups@office.example",
+        "554 5.7.1 <ups@office.example>: Sender address rejected: Access denied",
+    ),
+    "a milter that does not answer": (
+        ["smtpd_milters = unix:/nonexistent"],
+        DEFAULT,
+        "451 4.7.1 Service unavailable - try again later",
+    ),
+    "TLS that devices lack": (
+        ["smtpd_tls_security_level = encrypt"],
+        DEFAULT,
+        "530 5.7.0 Must issue a STARTTLS command first",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_postfix_refuses_the_check_hears_from_it(
+    relaying: Machine, sandbox_of_all: Sandbox, name: str
+) -> None:
+    """It sends nothing for that: Postfix takes mail of the configuration's senders, or says why not."""
+    settings, sender, said = REFUSALS[name]
+    main, master = (relaying.postfix.config / file for file in ("main.cf", "master.cf"))
+    before, accepted = (main.read_text(), master.read_text()), len(sandbox_of_all.accepted)
+    configure_again(relaying, VALID_FROM_ADDRESSES=[DEFAULT, "ups@office.example"])
+    assert "Postfix does not take mail" not in check(relaying).stdout
+    for setting in settings:
+        port = f"127.0.0.1:{relaying.postfix.port}/inet"
+        relaying.postconf("-P" if "PORT" in setting else "-e", setting.replace("PORT", port))
+    relaying.postfix.reload()
+    done = check(relaying)
+    main.write_text(before[0])
+    master.write_text(before[1])
+    age_settings(relaying.postfix.config)
+    relaying.postfix.reload()
+    text = f"FAIL  Postfix does not take mail of {sender}: {said}; look for the reason in Postfix's log"
+    assert text in done.stdout.splitlines()
+    assert done.returncode == 1
+    assert len(sandbox_of_all.accepted) == accepted
+    assert relaying.postfix.queue() == []
+
+
+def check(machine: Machine) -> subprocess.CompletedProcess[str]:
+    return machine.run(
+        str(machine.home / "postfix-api-relay"), "--check", "--postfix-config", config(machine)
+    )
 
 
 # ---------------------------------------------------------------- the end of a run
