@@ -72,6 +72,8 @@ main() {
     SCRATCH=$(mktemp -d) || fail "let root write in ${TMPDIR:-/tmp}, then run this again"
     trap 'rm -rf "$SCRATCH"' EXIT
     mkdir "$SCRATCH/installed"
+    # What runs as the account could look around where this was started.
+    cd /
     take_defaults
     require_guarded_home
     if [ -n "$UNINSTALL" ]; then
@@ -120,6 +122,8 @@ uninstall() {
     if is_used_without_us; then
         echo "kept: $RELAY_HOME/$SCRIPT, which master.cf named before this script came"
     else
+        # First: from then on nobody can put anything into the place of the program.
+        close_home
         remove_selinux
         remove_logrotate
         remove_script
@@ -225,9 +229,10 @@ with_dots() {
     return "$status"
 }
 
-# reason: the last line of what the last quiet command printed.
+# reason: the last line of what the last quiet command printed; the account may have put more in than is for a
+# terminal.
 reason() {
-    tail -n 1 "$SCRATCH/output"
+    tail -n 1 "$SCRATCH/output" | LC_ALL=C.UTF-8 sed 's/[[:cntrl:]]/?/g'
 }
 
 # as ACCOUNT COMMAND...: with nothing of root's terminal, into which the account could type, or read from it: it has a
@@ -236,9 +241,14 @@ as() {
     fed /dev/null "$@"
 }
 
-# fed FILE ACCOUNT COMMAND...: the same, with that file on its standard input.
+# fed FILE ACCOUNT COMMAND...: the same, with that file on its standard input. The account can stop what runs as itself,
+# keep its output open, and read its environment: so it has an end, a file of its own to print to, and none of root's.
 fed() {
-    setsid -w runuser -u "$2" -- "${@:3}" <"$1"
+    local status=0
+    rm -f "$SCRATCH/said"
+    env -i PATH="$PATH" timeout -k 5 60 setsid -w runuser -u "$2" -- "${@:3}" <"$1" >"$SCRATCH/said" || status=$?
+    cat "$SCRATCH/said"
+    return "$status"
 }
 
 # place MODE ACCOUNT FILE TARGET: the file appears whole, under a fresh name that is renamed, and is closed until
@@ -403,7 +413,7 @@ require_usable_machine() {
 # alone does not: it may have been put into a directory of commands.
 is_somebody_elses() {
     [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && ! is_home "$1" && [ ! -e "$1/$SECRETS" ] &&
-        [ -n "$(ls -A "$1")" ]
+        [ ! -e "$1/relay-config.json" ] && [ -n "$(ls -A "$1")" ]
 }
 
 # is_home DIR: whether the account can write in it, and replace nothing there that is not its own.
@@ -442,7 +452,7 @@ put_home() {
     # primary group alone.
     is_home "$RELAY_HOME" ||
         change "$verb $RELAY_HOME" "$(space_cure "${RELAY_HOME%/*}")" \
-            install -d -o root -g "$(group "$ACCOUNT")" -m 1770 "$RELAY_HOME"
+            install -d -o root -g "$(group "$ACCOUNT")" -m 01770 "$RELAY_HOME"
     # What the account has set while the directory was its own: all that root makes there could be open to it.
     [ -z "$(acl list "$RELAY_HOME" 2>/dev/null)" ] ||
         change "remove the access control list of $RELAY_HOME" 'see setfacl(1)' acl remove "$RELAY_HOME"
@@ -488,8 +498,18 @@ place_script() {
 compile() {
     local cache=${1%/*}/__pycache__
     { is_roots_cache "$cache" && [ -z "$(find "$cache" -mindepth 1 ! -user root -print -quit)" ]; } ||
-        { rm -rf "$cache" && mkdir "$cache" && chmod 755 "$cache" && { ! has_selinux || restorecon "$cache"; }; } || return
+        { make_directory "$cache" && chmod 755 "$cache" && { ! has_selinux || restorecon "$cache"; }; } || return
     "$PYTHON" -I -m py_compile "$1"
+}
+
+# make_directory DIR: in the place of whatever is there. The account may be quick to put something there again.
+make_directory() {
+    local try
+    for try in {1..100}; do
+        ! { rm -rf "$1" && mkdir "$1"; } || return 0
+    done
+    echo "$1 comes back, $try times: end what the account $ACCOUNT runs"
+    return 1
 }
 
 is_roots_cache() {
@@ -652,9 +672,15 @@ put_selinux() {
         fail "the SELinux module does not build ($(reason)): install checkpolicy anew, then run this again"
     if ! is_module_installed; then
         change "install the SELinux module $MODULE and label $RELAY_HOME" 'see semodule(8)' install_module
-    elif [ -n "$(restorecon -R -n -v "$RELAY_HOME" 2>/dev/null)" ]; then
-        change "label $RELAY_HOME" 'see restorecon(8)' restorecon -R "$RELAY_HOME"
+    elif [ -n "$(relabel -n -v 2>/dev/null)" ]; then
+        change "label $RELAY_HOME" 'see restorecon(8)' relabel
     fi
+}
+
+# relabel [OPTION...]: the home and what is in it, but for what is in directories of the account's own: there it could
+# put a link in the place of a directory that restorecon(8) has just found.
+relabel() {
+    find "$RELAY_HOME" -print0 -type d ! -user root -prune | xargs -0 restorecon "$@"
 }
 
 is_module_installed() (
@@ -664,7 +690,7 @@ is_module_installed() (
 )
 
 install_module() {
-    semodule -i "$SCRATCH/$MODULE.pp" && restorecon -R "$RELAY_HOME"
+    semodule -i "$SCRATCH/$MODULE.pp" && relabel
 }
 
 remove_selinux() {
@@ -673,7 +699,7 @@ remove_selinux() {
 }
 
 remove_module() {
-    semodule -r "$MODULE" && restorecon -R "$RELAY_HOME"
+    semodule -r "$MODULE" && relabel
 }
 
 # ---------------------------------------------------------------- Postfix
@@ -1103,6 +1129,22 @@ is_used_without_us() {
     master=$(saved original/master.cf)
     [ -e "$master" ] || master=$POSTFIX_CONFIG/master.cf
     grep -sv '^[[:space:]]*#' "$master" | grep -F "$RELAY_HOME/$SCRIPT" >/dev/null
+}
+
+# close_home: the program may still be started there by root, such as by cron, once it is gone.
+close_home() {
+    local owner mode
+    read -r owner mode < <(stat -c '%U:%G %a' "$RELAY_HOME" 2>/dev/null) || return 0
+    case $owner in
+        root:*) [ "${owner#*:}" = "$(group "$ACCOUNT")" ] && ((8#$mode & 8#022)) || return 0 ;;
+        "$ACCOUNT":*) ;;
+        *) return 0 ;;
+    esac
+    change "let root alone write in $RELAY_HOME" 'see chmod(1)' take_home
+}
+
+take_home() {
+    chown root "$RELAY_HOME" && chmod 00750 "$RELAY_HOME"
 }
 
 remove_script() {

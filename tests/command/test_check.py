@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from types import ModuleType
 from typing import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from helpers.by_hand import by_hand, in_days, tree
 from helpers.chain import CONFIG, EDIT_CONFIG, EDIT_SECRETS, SECRETS, Chain, expect_fault, fault, mended
 from helpers.home import LOG, RelayHome
 from helpers.state import TOKEN, WINDOW, lock_held
+from helpers.terminal import on_a_terminal
 from sandbox import Sandbox
 
 NOT_TRIED = f"warn  the provider is not tried; mend HOME/{CONFIG} and HOME/{SECRETS} first"
@@ -115,12 +117,14 @@ OPEN = "is open to others than root, who could change the program or its configu
 CLOSE = "chown root:$(id -g nobody) HOME; chmod 1770 HOME"
 CACHE = "others than root could change HOME/__pycache__/…"
 CACHE_CURE = "rm -r HOME/__pycache__; HOME/postfix-api-relay --check"
+# Without a terminal of root's.
+AS_NOBODY, APART = "setsid -w runuser -u nobody --", "</dev/null 2>&1 | cat"
 GUARD_SCRIPT = (
     "install -T -m 0755 postfix-api-relay HOME/postfix-api-relay.new"
     " && mv -T HOME/postfix-api-relay.new HOME/postfix-api-relay"
 )
 GUARD_CONFIG = (
-    f"mv -T HOME/{CONFIG} HOME/{CONFIG}.old; runuser -u nobody -- cat HOME/{CONFIG}.old"
+    f"mv -T HOME/{CONFIG} HOME/{CONFIG}.old; {AS_NOBODY} cat HOME/{CONFIG}.old {APART}"
     f" | install -T -m 0644 /dev/stdin HOME/{CONFIG}.new && mv -T HOME/{CONFIG}.new HOME/{CONFIG}"
 )
 NOT_ROOT = "belongs to root, is a link or no file: nothing is delivered as root"
@@ -171,13 +175,13 @@ HOME_FAULTS = {
         "FAIL",
         lambda chain: chain.own_by_root(LOG),
         f"the log HOME/{LOG} cannot be written: Permission denied",
-        f"chown -h nobody: HOME/{LOG}; runuser -u nobody -- chmod u+w HOME/{LOG}",
+        f"chown -h nobody: HOME/{LOG}; {AS_NOBODY} chmod u+w HOME/{LOG} {APART}",
     ),
     "log that is a link": mended(
         "FAIL",
         link_as_log,
         f"the log HOME/{LOG} cannot be written: Too many levels of symbolic links",
-        f"mv HOME/{LOG} HOME/{LOG}.old",
+        f"mv -T HOME/{LOG} HOME/{LOG}.old",
     ),
     "log that is not rotated": mended(
         "warn",
@@ -529,14 +533,15 @@ FILE_FAULTS = {
         "FAIL",
         open_to_others(SECRETS, 0o644),
         f"Secrets file HOME/{SECRETS}: permissions are 0o644, expected 0o600",
-        f"chown -h nobody: HOME/{SECRETS}; runuser -u nobody -- chmod 0600 HOME/{SECRETS}",
+        f"chown -h nobody: HOME/{SECRETS}; {AS_NOBODY} chmod 0600 HOME/{SECRETS} {APART}",
         NOT_TRIED,
     ),
     "secrets of root's": mended(
         "FAIL",
         lambda chain: chain.own_by_root(SECRETS),
         f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
-        f"chown -h {SERVICE}: HOME/{SECRETS}; runuser -u {SERVICE} -- chmod 0600 HOME/{SECRETS}",
+        f"chown -h {SERVICE}: HOME/{SECRETS};"
+        f" {AS_NOBODY.replace('nobody', SERVICE)} chmod 0600 HOME/{SECRETS} {APART}",
     ),
     "secret of another type": fault(
         "FAIL",
@@ -679,6 +684,39 @@ def test_a_name_for_a_shell(chain: Chain) -> None:
     start, cure = sed.split(": it grows for ever; ")
     assert start == f"warn  no file in {chain.rotation} names {shown}"
     assert shlex.split(cure)[:2] == ["sed", f"s|/opt/postfix-relay/{LOG}|{shown}|"]
+
+
+# Each runs a program where a shell, sed(1) or logrotate(8) takes a command out of it.
+@pytest.mark.parametrize("name", ["QUEUE/ran|e;#", "x/& {} QUEUE/&", "QUEUE/x\\nprerotate"])
+def test_a_name_for_sed(chain: Chain, name: str) -> None:
+    """What the account has written while the configuration was its own is no command of root's."""
+    log = name.replace("QUEUE", str(chain.home.queue))
+    chain.configure(LOG_FILE_PATH=log)
+    path = os.path.join(chain.home.path, log)
+    [line] = [line for line in chain.check().problems if "grows for ever" in line]
+    text = f"no file in {chain.rotation} names {path}: it grows for ever; choose another LOG_FILE_PATH"
+    assert line == f"warn  {text}"
+
+
+TERMINALS = "sh -c 'ls -l /proc/self/fd; cut -d\" \" -f7 /proc/self/stat; echo x >/dev/tty'"
+
+
+def test_what_a_cure_runs_as_the_account_has_no_terminal(relay: ModuleType) -> None:
+    """It could type into it as root; a pipe in the file's place gives it time to take the command over."""
+    status, said = on_a_terminal(["bash", "-c", relay.as_account("nobody", TERMINALS)])
+    assert status == 0
+    opened, _, terminal = said.replace("\r", "").partition("\n0\n")
+    assert "/dev/null" in opened
+    assert "/dev/pts" not in opened
+    # That cannot be opened.
+    assert "/dev/tty" in terminal
+
+
+def test_where_root_looks_for_the_log_the_account_does_not_say(chain: Chain) -> None:
+    chain.configure(LOG_FILE_PATH="theirs.log")
+    chain.home.path.joinpath(SECRETS).unlink()
+    os.chown(chain.home.path / CONFIG, chain.home.account.pw_uid, -1)
+    assert f"-o $(stat -c %U {chain.home.path / LOG}) -m 0600" in chain.check().lines[0]
 
 
 def test_a_script_out_of_the_services_reach(chain: Chain) -> None:

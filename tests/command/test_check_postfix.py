@@ -597,6 +597,44 @@ def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
     chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so that Postfix cannot have it; {cure}"])
 
 
+def test_what_the_account_has_written_is_no_command_in_a_cure(chain: Chain, tmp_path: Path) -> None:
+    """An address may have what a shell takes for one; the configuration was once the account's own."""
+    mark, theirs = chain.home.queue / "ran", chain.home.queue / "theirs"
+    theirs.write_text(f"#!/bin/sh\n: >{mark}\n")
+    theirs.chmod(0o755)
+    address = f"it'|{theirs}|'@example.org"
+    chain.configure(
+        ADMIN_NOTIFICATION_EMAIL=address, DEFAULT_FROM_ADDRESS=address, VALID_FROM_ADDRESSES=[address]
+    )
+    no_mail_for_root(chain)
+    chain.set(
+        "sender_canonical_maps = static:other@example.org",
+        "virtual_alias_maps = static:other@example.org",
+        f"{BY_SENDER} = static:smtp:",
+    )
+    program = tmp_path / ";theirs"
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([program, "-c", LISTENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        add_services(chain, f"127.0.0.1:{int(other.stdout.readline())} inet n - n - - smtpd")
+        problems = chain.check().problems
+        other.communicate(b"")
+    cures = [line.partition("; ")[2] for line in problems]
+    assert sum(str(theirs) in cure for cure in cures) >= 3, problems
+    assert f"stop it; {chain.expanded(RESTART)}" in cures
+    # No other program than these is found.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("postconf", "postfix", "install.sh"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    (programs / "theirs").symlink_to(theirs)
+    for cure in cures:
+        command = cure.replace("postfix/install.sh", "install.sh")
+        subprocess.run(["/bin/bash", "-c", command], env={"PATH": str(programs)}, timeout=60)
+    assert not mark.exists()
+
+
 def second_tenant(chain: Chain, *settings: str) -> None:
     """The home is a second tenant's: default_transport is the one of another home."""
     other = chain.home.queue / "first"

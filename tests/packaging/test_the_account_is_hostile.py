@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from helpers.home import CONFIG, LOG, SCRIPT, SECRETS
 from helpers.install import Machine
 from helpers.kernel import protected_regular
 from helpers.state import TOKEN, WINDOW
+from helpers.terminal import on_a_terminal
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PRECIOUS = "only root can read this"
@@ -377,18 +379,10 @@ def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked
     machine.replace("timeout", 'exec "$real" "$@"')
     (attacked.home / SECRETS).chmod(0o644)
     (attacked.home / LOG).chmod(0o444)
-    outside, inside = os.openpty()
-    with subprocess.Popen(
-        [*machine.prefix, "setsid", "--ctty", "--wait", *machine.command("--provider", "ses")],
-        env=machine.environment(),
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-    ) as installer:
-        os.close(inside)
-        said = b"".join(iter(lambda: read_terminal(outside), b"")).decode()
-    os.close(outside)
-    assert installer.returncode == 1, said
+    status, said = on_a_terminal(
+        [*machine.prefix, *machine.command("--provider", "ses")], machine.environment()
+    )
+    assert status == 1, said
     assert "kept: " in said
     calls = [line for line in seen.read_text().splitlines() if line]
     for what in ("test -w", "--version", "grep ", "bash -c", "head -c", "chmod 644"):
@@ -397,16 +391,10 @@ def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked
         assert call.startswith("0 "), call
         assert "/dev/pts/" not in call, call
         assert "/dev/tty" not in call, call
-    # Of what it reads for root.
-    assert {call.split()[1] for call in machine.called("timeout")} == {"grep", "head", SYSTEM_PYTHON}
-
-
-def read_terminal(descriptor: int) -> bytes:
-    """What is printed there next; nothing once nobody has it open."""
-    try:
-        return os.read(descriptor, 65536)
-    except OSError:
-        return b""
+    # What it reads for root ends soon, and everything at last.
+    limits = [call.split() for call in machine.called("timeout")]
+    assert {words[1] for words in limits if words[0] == "10"} == {"grep", "head", SYSTEM_PYTHON}
+    assert sum(words[:4] == ["-k", "5", "60", "setsid"] for words in limits) == len(calls)
 
 
 def test_root_s_files_are_no_way_to_what_root_alone_can_read(attacked: Attacked) -> None:
@@ -420,3 +408,121 @@ def test_root_s_files_are_no_way_to_what_root_alone_can_read(attacked: Attacked)
     assert file.samefile(attacked.elsewhere / "precious")
     file.unlink()
     attacked.expect_nothing()
+
+
+@pytest.mark.parametrize("version", ["previous", "this"])
+def test_nothing_takes_the_place_of_a_program_that_is_removed(attacked: Attacked, version: str) -> None:
+    """Root may start it still: what README has for cron stays."""
+    machine = attacked.machine
+    if version == "previous":
+        machine.as_before()
+    assert f"let root alone write in {attacked.home}\n" in machine.install("--uninstall")
+    attacked.as_account(PLANT, "program", str(attacked.elsewhere), attacked.program, *NAMES)
+    assert not (attacked.home / SCRIPT.name).exists()
+    assert oct(attacked.home.stat().st_mode & 0o7777) == oct(0o750)
+    assert machine.install("--uninstall").startswith("nothing to change\n")
+    (attacked.home / SECRETS).unlink()
+    machine.install()
+    attacked.expect_roots()
+    attacked.expect_nothing()
+
+
+def test_a_directory_of_others_stays_open_where_it_was_open(attacked: Attacked) -> None:
+    other = attacked.machine.base / "commands"
+    other.mkdir()
+    shutil.copy(SCRIPT, other)
+    other.chmod(0o1777)
+    attacked.machine.attempt("--uninstall", "--home", str(other))
+    assert oct(other.stat().st_mode & 0o7777) == oct(0o1777)
+
+
+# In the place of mkdir(1): the account is quicker so many times.
+QUICK = """
+[[ "$*" != */__pycache__ ]] || [ "$(grep -c "^mkdir .*/__pycache__" {0})" -gt {1} ] ||
+    runuser -u {2} -- ln -s {3} "$1"
+exec "$real" "$@"
+"""
+
+
+@pytest.mark.parametrize("times", [20, 1000])
+def test_an_account_that_is_quick_to_plant_a_link(attacked: Attacked, times: int) -> None:
+    machine = attacked.machine
+    machine.as_before()
+    attacked.as_account("import os; os.rename('__pycache__', 'mine')")
+    machine.replace("mkdir", QUICK.format(machine.calls, times, machine.account, attacked.elsewhere))
+    done = machine.attempt()
+    attacked.expect_nothing()
+    if times > 100:
+        assert done.returncode == 1
+        text = f"__pycache__ comes back, 100 times: end what the account {machine.account} runs"
+        assert text in done.stderr
+        machine.give_back("mkdir")
+        machine.install()
+    attacked.expect_roots()
+
+
+# In the place of grep(1): as the account, something that has its output open goes on after it.
+STAYING = """
+[ "$(id -u)" = 0 ] || {{ sleep 600 & echo $! >>{0}; }}
+exec "$real" "$@"
+"""
+# In the place of timeout(1): the account stops what it can; root's own does not wait for long.
+STOPPED = """
+[ "$(id -u)" = 0 ] || kill -STOP $$
+[ "$1 $2 $3" != "-k 5 60" ] || exec "$real" -k 1 1 "${@:4}"
+exec "$real" "$@"
+"""
+
+
+@pytest.mark.parametrize("program", ["grep", "timeout"])
+def test_the_account_cannot_hold_up_the_installer(attacked: Attacked, program: str) -> None:
+    machine, pids = attacked.machine, attacked.marks / "pids"
+    pids.touch()
+    pids.chmod(0o666)
+    machine.replace(program, STAYING.format(pids) if program == "grep" else STOPPED)
+    machine.install("--provider", "graph")
+    if program == "grep":
+        running = [int(pid) for pid in pids.read_text().split()]
+        assert running
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+
+
+LOOK = """
+tr '\\0' '\\n' </proc/$$/environ >>{0}
+pwd -P >>{0}
+exec "$real" "$@"
+"""
+
+
+def test_the_account_learns_nothing_of_root_s_shell(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can read the environment of what runs as itself, and enter its directory."""
+    seen = attacked.machine.base / "seen"
+    attacked.machine.replace("runuser", LOOK.format(seen))
+    monkeypatch.setenv("TOKEN_OF_ROOT", "secret")
+    monkeypatch.chdir(attacked.elsewhere)
+    attacked.machine.install()
+    lines = set(seen.read_text().split("\n"))
+    assert "/" in lines
+    assert not {"TOKEN_OF_ROOT=secret", str(attacked.elsewhere)} & lines
+
+
+def test_what_the_account_prints_is_nothing_for_a_terminal(attacked: Attacked) -> None:
+    printing = 'printf "\\033]0;x\\007\\302\\2332J"'
+    attacked.machine.replace(
+        "runuser", f'[[ "$*" != *--version ]] || {{ {printing}; exit 1; }}; exec "$real" "$@"'
+    )
+    done = attacked.machine.attempt()
+    assert done.returncode == 1
+    assert f"cannot run {attacked.home / SCRIPT.name} (?]0;x??2J): " in done.stderr
+
+
+def test_a_home_whose_group_was_inherited(attacked: Attacked) -> None:
+    """Or it would be set right each time again."""
+    attacked.machine.as_before()
+    attacked.home.chmod(0o2770)
+    attacked.machine.install()
+    attacked.expect_roots()
+    assert attacked.machine.install().startswith("nothing to change\n")
