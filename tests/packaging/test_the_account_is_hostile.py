@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import struct
@@ -526,3 +527,17 @@ def test_a_home_whose_group_was_inherited(attacked: Attacked) -> None:
     attacked.machine.install()
     attacked.expect_roots()
     assert attacked.machine.install().startswith("nothing to change\n")
+
+
+def test_an_address_is_no_command_in_what_the_installer_advises(attacked: Attacked) -> None:
+    """The account has written it while the configuration was its own, and root takes the advice."""
+    address = "it'|theirs|'@office.example"
+    files = attacked.machine.files("https://localhost:1")
+    files.configure(ADMIN_NOTIFICATION_EMAIL=address, DEFAULT_FROM_ADDRESS="me@office.example")
+    attacked.machine.postconf("-e", "recipient_canonical_maps = inline:{root=own@office.example}")
+    said = attacked.machine.install()
+    [line] = [line for line in said.splitlines() if line.startswith("kept: recipient_canonical_maps")]
+    command, option, setting = shlex.split(line.partition("if that was not meant: ")[2])
+    assert (command, option) == ("postconf", "-e")
+    assert setting.startswith("recipient_canonical_maps = inline:{")
+    assert f"={address}" in setting
