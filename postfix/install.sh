@@ -995,7 +995,7 @@ is_own_setting() {
     # A table that was there before the installation is the administrator's as well.
     [ -n "$made" ] || [ "$1" = recipient_canonical_maps ] || return
     [ -n "$2" ] && [ "$2" != "$made" ] || return
-    echo "kept: $1 = $2 in main.cf, changed since the installation; if that was not meant: postconf -e '$3'"
+    echo "kept: $1 = $2 in main.cf, changed since the installation; if that was not meant: postconf -e ${3@Q}"
 }
 
 # old_value NAME VALUE: what a parameter is now, for reading.
