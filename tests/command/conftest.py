@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import smtplib
 from collections.abc import Iterator
 
 import pytest
+from helpers.accounting import LASTING_DAEMONS
 from helpers.chain import Chain
 from helpers.home import RelayHome
 from helpers.postfix import PrivatePostfix
@@ -22,7 +24,10 @@ def ses(home: RelayHome) -> RelayHome:
 @pytest.fixture(scope="session")
 def running() -> Iterator[PrivatePostfix]:
     """A Postfix that runs, for all tests that only look at it."""
-    with PrivatePostfix(None) as postfix:
+    with PrivatePostfix(None, settings=LASTING_DAEMONS) as postfix:
+        # Tests change its settings without a reload: the smtpd(8) that --check asks is the one of before.
+        with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", 30) as client:
+            client.ehlo()
         yield postfix
 
 
