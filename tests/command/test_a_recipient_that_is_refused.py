@@ -91,10 +91,11 @@ def test_nobody_is_left_out_for_a_sender_that_is_not_verified(
 
 
 def test_a_name_within_another_is_another(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer(
-        "sendMail", graph_error(400, "ErrorInvalidRecipients", f"Recipient 'not{BAD}.example' is not.")
-    )
+    text = f"Recipient 'not{BAD}.example' is not."
+    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", text)._replace(times=3))
     assert deliver(mail(), "to@external.com", BAD).dsn == "5.1.3"
+    # Both, and each by itself.
+    assert calls(sandbox) == 3 + 1
 
 
 @PROVIDERS

@@ -38,7 +38,7 @@ def test_a_sound_chain(chain: Chain) -> None:
         "requests … for /usr/bin/python3",
         "localhost resolves to …",
         f"a token was obtained from {chain.sandbox.url}, good for 3599 s",
-        "the token's roles are Mail.Send",
+        "the token's roles are Mail.ReadWrite, Mail.Send",
         f"{chain.sandbox.url} answers over TLS (HTTP 404)",
         "this machine's clock is … s off the provider's",
         "default_transport is apirelay:api-relay",

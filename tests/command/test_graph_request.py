@@ -93,7 +93,8 @@ def sized(sandbox: Sandbox, deliver: Deliver, size: int) -> bytes:
     return mail(b"x" * (size - smallest))
 
 
-def test_a_request_of_exactly_the_limit_passes(sandbox: Sandbox, deliver: Deliver) -> None:
+def test_a_request_of_exactly_the_limit_passes(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(LARGE_MESSAGES="refuse")
     message = sized(sandbox, deliver, MESSAGE_LIMIT)
     assert deliver(message, "to@external.com", sender="MAILER-DAEMON").verdict == "sent"
     assert len(sandbox.requests[-1].body) == GRAPH_REQUEST_LIMIT
@@ -102,6 +103,7 @@ def test_a_request_of_exactly_the_limit_passes(sandbox: Sandbox, deliver: Delive
 def test_a_larger_message_is_refused_before_any_request(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
+    home.configure(LARGE_MESSAGES="refuse")
     message = sized(sandbox, deliver, MESSAGE_LIMIT + 1)
     (home.path / ".graph-token-cache").unlink()
     delivery = deliver(message, "to@external.com", sender="MAILER-DAEMON")
@@ -111,14 +113,18 @@ def test_a_larger_message_is_refused_before_any_request(
     assert sandbox.requests == []
 
 
-def test_line_ends_count_in_the_size(sandbox: Sandbox, deliver: Deliver) -> None:
+def test_line_ends_count_in_the_size(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    home.configure(LARGE_MESSAGES="refuse")
     message = mail(b"\n" * (MESSAGE_LIMIT // 2 + 1))
     assert len(message) < MESSAGE_LIMIT
     assert deliver(message, "to@external.com", sender="MAILER-DAEMON").dsn == "5.3.4"
     assert sandbox.requests == []
 
 
-def test_the_admin_is_told_of_a_message_that_is_too_large(sandbox: Sandbox, deliver: Deliver) -> None:
+def test_the_admin_is_told_of_a_message_that_is_too_large(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.configure(LARGE_MESSAGES="refuse")
     assert deliver(mail(b"x" * MESSAGE_LIMIT), "to@external.com").dsn == "5.3.4"
     (alert,) = sandbox.accepted
     assert alert.to == ["admin@domain.com"]

@@ -61,7 +61,7 @@ class Chain:
         home.put(LOG, b"", 0o644)
         set_up_postfix(running, home)
         self.postfix = running.config
-        sandbox.roles = ["Mail.Send"]
+        sandbox.roles = ["Mail.ReadWrite", "Mail.Send"]
 
     def check(self, *options: str, user: str = "root", prefix: tuple[str, ...] = ()) -> Checked:
         """Run it, and expect what always holds: no mail, no secret shown, nothing changed, FAIL is 1."""

@@ -20,7 +20,7 @@ MESSAGE = mail(From="relay@example.org").decode()
 @pytest.fixture(autouse=True)
 def sound(sandbox: Sandbox, home: RelayHome) -> RelayHome:
     """The home with nothing wrong in it; a deferred message is late after a second."""
-    sandbox.roles = ["Mail.Send"]
+    sandbox.roles = ["Mail.ReadWrite", "Mail.Send"]
     change_constants(home, QUEUE_WARNING_SECONDS=1)
     make_sound(home)
     return home

@@ -70,6 +70,8 @@ WRONG: dict[str, list[object]] = {
     "HTTPS_PROXY": NO_TEXT,
     "NOTIFY_INTERVAL_MINUTES": NO_NUMBER,
     "MISSING_VISIBLE_RECIPIENT": [*NO_TEXT, "Reject", "bounce"],
+    "SAVE_TO_SENT_ITEMS": NO_SWITCH,
+    "LARGE_MESSAGES": [*NO_TEXT, "Send", "draft"],
     "DEFER_ON_CREDENTIAL_FAILURE": NO_SWITCH,
     "API_PROVIDER": [*NO_TEXT, "smtp", "Graph", "graph "],
     "API_TENANT_OR_REGION": NO_TEXT,

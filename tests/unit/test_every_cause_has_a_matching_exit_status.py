@@ -24,6 +24,7 @@ VERDICTS = {
     "mailbox",
     "credentials",
     "permission",
+    "draft permission",
     "unverified",
     "refused",
 }

@@ -167,8 +167,8 @@ def test_a_message_beyond_graphs_limit_is_refused_with_its_size() -> None:
     header = b"From: alerts@domain.com\r\nTo: a@x.org\r\n\r\n"
     fits = header + bytes((4 << 20) // 4 * 3 - len(header))
 
-    assert address_message(relay, fits, ["a@x.org"]).data == fits
+    assert address_message(relay, fits, ["a@x.org"], LARGE_MESSAGES="refuse").data == fits
     with pytest.raises(relay.Bounced) as refusal:
-        address_message(relay, fits + b"x", ["a@x.org"])
+        address_message(relay, fits + b"x", ["a@x.org"], LARGE_MESSAGES="refuse")
     assert refusal.value.code == "5.3.4"
     assert "4194308" in shown(relay, refusal.value) and "4194304" in shown(relay, refusal.value)
