@@ -250,3 +250,15 @@ def test_what_the_provider_echoes_of_the_secret_is_not_shown(chain: Chain) -> No
     chain.sandbox.answer("token", Answer(401, {}, echo))
     (problem,) = chain.check().problems
     assert "no such secret: [secret]" in problem
+
+
+def test_what_large_messages_will_meet_is_said(chain: Chain) -> None:
+    """By a look into the drafts, since of what RBAC for Applications grants the token tells nothing."""
+    chain.sandbox.roles = ["Mail.Send"]
+    assert chain.check().problems == []
+    chain.sandbox.permissions = {"Mail.Send"}
+    text = "warn  messages over 4 MB cannot be sent: the app has no Mail.ReadWrite; grant Mail.ReadWrite"
+    (problem,) = chain.check().problems
+    assert problem.startswith(text) and "LARGE_MESSAGES" in problem
+    chain.configure(LARGE_MESSAGES="refuse")
+    assert chain.check().problems == []
