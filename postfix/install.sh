@@ -412,13 +412,18 @@ require_usable_machine() {
 # is_somebody_elses DIR: whether it exists, with content, and nothing says that it is the relay's. The script
 # alone does not: it may have been put into a directory of commands.
 is_somebody_elses() {
-    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && ! is_home "$1" && [ ! -e "$1/$SECRETS" ] &&
-        [ ! -e "$1/relay-config.json" ] && [ -n "$(ls -A "$1")" ]
+    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && ! is_home "$1" && ! is_closed "$1" &&
+        [ ! -e "$1/$SECRETS" ] && [ -n "$(ls -A "$1")" ]
 }
 
 # is_home DIR: whether the account can write in it, and replace nothing there that is not its own.
 is_home() {
     [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "1770 root:$(group "$ACCOUNT")" ]
+}
+
+# is_closed DIR: whether it is as --uninstall leaves a home.
+is_closed() {
+    [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "750 root:$(group "$ACCOUNT")" ]
 }
 
 # A copy, beside which it may leave its bytecode.
@@ -620,7 +625,7 @@ take_log() {
 put_state() {
     local file
     for file in "$RELAY_HOME"/{.rate-limit-state,.graph-token-cache,.notice-state}{,.new}; do
-        ! is_something "$file" || [ "$(stat -c %U "$file")" = "$ACCOUNT" ] ||
+        ! is_something "$file" || [ "$(stat -c %U "$file" 2>/dev/null)" = "$ACCOUNT" ] ||
             change "remove $file, which the account cannot replace" 'see rm(1)' rm -rf "$file"
     done
 }

@@ -422,7 +422,8 @@ def test_nothing_takes_the_place_of_a_program_that_is_removed(attacked: Attacked
     assert not (attacked.home / SCRIPT.name).exists()
     assert oct(attacked.home.stat().st_mode & 0o7777) == oct(0o750)
     assert machine.install("--uninstall").startswith("nothing to change\n")
-    (attacked.home / SECRETS).unlink()
+    for name in (CONFIG, SECRETS):
+        (attacked.home / name).unlink()
     machine.install()
     attacked.expect_roots()
     attacked.expect_nothing()
