@@ -586,13 +586,18 @@ put_secrets() {
         put_new 600 "$ACCOUNT" "$SCRATCH/$SECRETS" "$file"
         return
     fi
-    [ -z "$PROVIDER" ] || is_set_provider "$file" || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
+    [ -z "$PROVIDER" ] || is_set_provider "$PROVIDER" || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
     has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$ACCOUNT" "$file"
 }
 
-# is_set_provider FILE: whether the account's file names the provider that was asked for.
+# is_set_provider PROVIDER: whether the account's file names it, or the option where a dry run has made no file.
 is_set_provider() {
-    [ -f "$1" ] && as "$ACCOUNT" timeout 10 grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$PROVIDER\"" "$1" >/dev/null 2>&1
+    local file=$RELAY_HOME/$SECRETS
+    if [ -f "$file" ]; then
+        as "$ACCOUNT" timeout 10 grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$1\"" "$file" >/dev/null 2>&1
+    else
+        [ "$PROVIDER" = "$1" ]
+    fi
 }
 
 # Nothing is copied: the log may be large, and all of it is kept.
@@ -883,9 +888,27 @@ wanted_settings() {
     shipped_settings | while IFS= read -r line; do
         case $line in
             'mynetworks ='*) echo "mynetworks = $MYNETWORKS" ;;
+            'message_size_limit ='*) size_settings ;;
             *) echo "$line" ;;
         esac
     done
+}
+
+# size_settings: what the provider takes, as the relay's MESSAGE_LIMITS have it. SES's 40 MB are of the whole message in
+# base64, which leaves 30 MB as Postfix counts them. Where mailbox_size_limit is lower, and not 0, local(8) stops.
+size_settings() {
+    local limit=$((48 << 20)) mailbox made
+    if is_set_provider ses; then
+        limit=$((30 << 20))
+    elif [ "$(configured LARGE_MESSAGES)" = refuse ]; then
+        limit=$((3 << 20))
+    fi
+    echo "message_size_limit = $limit"
+    mailbox=$(postconf_now -xh mailbox_size_limit)
+    made=$(set_in "$(saved installed/main.cf)" mailbox_size_limit)
+    if [ -n "$made" ] || [[ $mailbox =~ ^[1-9][0-9]*$ && $mailbox -lt $limit ]]; then
+        echo "mailbox_size_limit = $((limit > made ? limit : made))"
+    fi
 }
 
 # configured KEY: the value in relay-config.json, nothing while it is the example's. The account reads the file.

@@ -790,7 +790,20 @@ LOSSES = dict(
             *("0s", "warn"),
         ),
         ruled(
-            "message_size_limit = 500000", "message_size_limit is 500000: pictures are refused", "10240000"
+            "message_size_limit = 500000", "message_size_limit is 500000: pictures are refused", "50331648"
+        ),
+        *(
+            ruled(
+                f"message_size_limit = {size}",
+                f"message_size_limit is {size}, and the provider takes 50331648",
+                *("50331648", "warn"),
+            )
+            for size in (10240000, 50331649)
+        ),
+        ruled(
+            "mailbox_size_limit = 50331647",
+            "mailbox_size_limit is 50331647, less than message_size_limit: local(8) delivers nothing",
+            "0",
         ),
         acts("header_checks", "regexp:QUEUE/everything", "DISCARD", "From: relay@example.org"),
         acts("header_checks", "regexp:QUEUE/hold", "HOLD", "Subject: [postfix-api-relay] Test"),
@@ -840,7 +853,7 @@ NO_LOSSES = [
     "master_service_disable = smtp/unix, foo/inet",
     "maximal_queue_lifetime = 1",
     "apirelay_destination_rate_delay = 2s",
-    "message_size_limit = 0",
+    "mailbox_size_limit = 0",
     "header_checks = regexp:QUEUE/own",
     "smtpd_client_restrictions = permit_mynetworks, check_client_access static:DISCARD, reject",
     "smtpd_helo_restrictions = reject_invalid_helo_hostname, permit",
@@ -873,6 +886,31 @@ def test_what_loses_no_mail_is_not_told_of(chain: Chain) -> None:
         chain.set(chain.expanded(setting))
         assert chain.check().problems == [], setting
         (chain.postfix / "main.cf").write_text(before)
+
+
+@pytest.mark.parametrize(("provider", "limit"), [("graph", 3 << 20), ("ses", 30 << 20)])
+def test_the_largest_message_is_what_the_provider_takes(chain: Chain, provider: str, limit: int) -> None:
+    """SES has no drafts, and counts the message in base64."""
+    if provider == "ses":
+        chain.use_ses()
+    chain.configure(LARGE_MESSAGES="refuse")
+    chain.set(f"message_size_limit = {50 << 20}", "mailbox_size_limit = 0")
+    [line] = chain.check().problems
+    cure = chain.expanded(postfix_cure(f"message_size_limit = {limit}"))
+    assert line == f"warn  message_size_limit is {50 << 20}, and the provider takes {limit}; {cure}"
+    chain.mend(line)
+    assert chain.check().problems == []
+
+
+def test_no_limit_of_messages_beside_one_of_mailboxes(chain: Chain) -> None:
+    chain.set("message_size_limit = 0")
+    message, mailbox = chain.check().problems
+    assert message.startswith("warn  message_size_limit is 0, and the provider takes 50331648; ")
+    assert mailbox.startswith("FAIL  mailbox_size_limit is 51200000, less than message_size_limit: ")
+    chain.mend(mailbox)
+    assert chain.check().problems == [message]
+    chain.mend(message)
+    assert chain.check().problems == []
 
 
 # ---------------------------------------------------------------- the ports, and whether Postfix runs

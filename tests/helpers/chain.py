@@ -131,6 +131,7 @@ class Chain:
 
     def use_ses(self, **changes: object) -> None:
         self.secrets(**{"API_PROVIDER": "ses", "API_TENANT_OR_REGION": "eu-west-1", **changes})
+        self.set("message_size_limit = 31457280")
 
     def set(self, *settings: str) -> None:
         """Set parameters of Postfix's."""

@@ -366,6 +366,91 @@ def test_a_setting_that_was_removed_is_put_back(installed: Machine) -> None:
     assert installed.setting("default_transport") == "apirelay:api-relay"
 
 
+# ---------------------------------------------------------------- how large a message may be
+
+
+# What Graph takes as drafts and in one request, and SES, as Postfix counts it.
+DRAFTS, REQUEST, SES = 48 << 20, 3 << 20, 30 << 20
+
+
+def sizes(machine: Machine) -> tuple[str, str]:
+    """The largest message and the largest mailbox, as main.cf has them."""
+    return machine.setting("message_size_limit"), machine.setting("mailbox_size_limit")
+
+
+def test_the_largest_message_follows_what_the_provider_takes(machine: Machine) -> None:
+    assert f"message_size_limit: (default) 10240000 -> {SES}\n" in machine.install("--provider", "ses")
+    files = machine.files()
+    for provider, large, limit in (
+        ("graph", "send", DRAFTS),
+        ("graph", "refuse", REQUEST),
+        ("ses", "refuse", SES),
+        ("graph", "send", DRAFTS),
+    ):
+        # The file's spelling is an administrator's own.
+        files.put("api-secrets.json", f'{{"API_PROVIDER" : "{provider}"}}'.encode())
+        files.configure(LARGE_MESSAGES=large)
+        assert (
+            f"    message_size_limit: {machine.setting('message_size_limit')} -> {limit}\n"
+            in machine.install()
+        )
+        assert sizes(machine) == (str(limit), "")
+        assert machine.install().startswith(NOTHING)
+
+
+@pytest.mark.parametrize(("provider", "limit"), [("graph", DRAFTS), ("ses", SES)])
+def test_a_dry_run_knows_the_size_of_a_provider_that_is_only_asked_for(
+    machine: Machine, provider: str, limit: int
+) -> None:
+    assert f"message_size_limit: (default) 10240000 -> {limit}\n" in machine.install(
+        "--dry-run", "--provider", provider
+    )
+
+
+@pytest.mark.parametrize(("large", "provider"), [("send", "graph"), ("refuse", "graph"), ("send", "ses")])
+def test_the_check_has_nothing_to_say_of_the_sizes_that_are_set(
+    machine: Machine, sandbox: Sandbox, large: str, provider: str
+) -> None:
+    machine.install("--provider", provider)
+    files = machine.files(sandbox.url, sandbox.ca_file)
+    site = {"ADMIN_NOTIFICATION_EMAIL": "it@office.example", "DEFAULT_FROM_ADDRESS": "me@it.example"}
+    files.configure(**site, LARGE_MESSAGES=large)
+    files.secrets(API_PROVIDER=provider, API_TENANT_OR_REGION="eu-west-1")
+    assert "size_limit is " not in machine.install()
+    machine.postconf("-e", "message_size_limit = 10240000")
+    assert "warn  message_size_limit is 10240000, and the provider takes " in machine.install()
+
+
+def test_a_size_that_the_admin_has_set_since_is_kept(installed: Machine) -> None:
+    add_settings(installed.postfix.config, ["message_size_limit = 20000000"])
+    said = installed.install()
+    assert said.startswith(
+        "kept: message_size_limit = 20000000 in main.cf, changed since the installation;"
+        f" if that was not meant: postconf -e 'message_size_limit = {DRAFTS}'\n"
+    )
+    assert sizes(installed) == ("20000000", "")
+
+
+def test_a_mailbox_takes_what_a_message_may_have(machine: Machine) -> None:
+    """Or local(8) delivers nothing at all."""
+    add_settings(machine.postfix.config, ["mailbox_size_limit = 40000000"])
+    original = (machine.postfix.config / "main.cf").read_bytes()
+    assert f"    mailbox_size_limit: 40000000 -> {DRAFTS}\n" in machine.install()
+    assert machine.install().startswith(NOTHING)
+    machine.files().put("api-secrets.json", b'{"API_PROVIDER": "ses"}')
+    machine.install()
+    assert sizes(machine) == (str(SES), str(DRAFTS))
+    assert "changed since the installation" not in machine.install("--uninstall")
+    assert (machine.postfix.config / "main.cf").read_bytes() == original
+
+
+@pytest.mark.parametrize("limit", ["0", "60000000"])
+def test_a_mailbox_that_takes_enough_stays(machine: Machine, limit: str) -> None:
+    add_settings(machine.postfix.config, [f"mailbox_size_limit = {limit}"])
+    machine.install()
+    assert sizes(machine) == (str(DRAFTS), limit)
+
+
 # ---------------------------------------------------------------- who may send
 
 

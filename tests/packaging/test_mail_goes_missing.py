@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import smtplib
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from helpers.postfix import PrivatePostfix, add_settings, age_settings, run
 from sandbox import Accepted, Sandbox
 
 ADMIN, DEFAULT = "it@office.example", "alerts@office.example"
+SES = {"API_PROVIDER": "ses", "API_TENANT_OR_REGION": "us-east-1"}
 # What a distribution's master.cf has besides.
 LOCAL = "local unix - n n - - local\n"
 CRON = """\
@@ -81,8 +83,7 @@ def relaying(request: pytest.FixtureRequest, sandbox_of_all: Sandbox) -> Iterato
         machine.install("--root-to", ADMIN)
         files = configure(machine, sandbox_of_all, MISSING_VISIBLE_RECIPIENT="reject")
         if request.param == "ses":
-            region = {"API_PROVIDER": "ses", "API_TENANT_OR_REGION": "us-east-1"}
-            files.secrets(**region)
+            files.secrets(**SES)
         yield machine
 
 
@@ -191,6 +192,46 @@ def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbo
     assert "ops@office.example" in machine.setting("recipient_canonical_maps")
     machine.install("--uninstall")
     assert machine.setting("recipient_canonical_maps") == ""
+
+
+def largest(postfix: PrivatePostfix, limit: int) -> int:
+    """Send the largest message that Postfix takes, but for some bytes, from a sender that is replaced, with
+    recipients that no header names; return its size as the device counts it."""
+    recipients = ["to@external.com", *(f"bcc-{number}@external.com" for number in range(20))]
+    text = mail(Subject="large").decode()
+    size = limit
+    while True:
+        # It counts what it notes about a message besides.
+        size -= 500
+        lines = (size - len(text) - text.count("\n")) // 78
+        try:
+            postfix.smtp("scan@copier.local", recipients, text + lines * f"{'x' * 76}\n")
+        except smtplib.SMTPResponseException as refused:
+            assert (refused.smtp_code, size > limit - 10000) == (552, True)
+        else:
+            return size
+
+
+@pytest.mark.parametrize("secrets", [{}, SES], ids=["graph", "ses"])
+def test_a_device_is_told_at_once_that_its_message_is_too_large(
+    machine: Machine, sandbox: Sandbox, secrets: dict[str, str]
+) -> None:
+    """And what Postfix takes is delivered, whatever the relay adds to it."""
+    machine.install()
+    files = configure(machine, sandbox, LARGE_MESSAGES="refuse")
+    files.secrets(**secrets)
+    assert machine.install().endswith("\nThe relay is ready.\n")
+    limit = int(machine.setting("message_size_limit"))
+    with smtplib.SMTP("127.0.0.1", machine.postfix.port, "device.domain.com", 30) as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == str(limit)
+        code, said = client.mail(DEFAULT, [f"SIZE={limit + 1}"])
+        assert (code, said.startswith(b"5.3.4 ")) == (552, True)
+        assert client.mail(DEFAULT, [f"SIZE={limit}"])[0] == 250
+    largest(machine.postfix, limit)
+    machine.wait_until_empty()
+    assert "large" in [message.subject for message in sandbox.accepted]
+    assert "BOUNCED" not in files.log()
 
 
 def config(machine: Machine) -> str:

@@ -16,6 +16,7 @@ SETTINGS = {
     "mydestination": "localhost",
     "default_transport": "apirelay:api-relay",
     "apirelay_destination_recipient_limit": "0",
+    "message_size_limit": "50331648",
     "queue_run_delay": "62s",
     "minimal_backoff_time": "30s",
     "maximal_backoff_time": "30s",

@@ -38,6 +38,7 @@ RUN_BY = {
 # What the page quotes of Postfix, and of the headers and settings that it is about.
 NOT_OF_THE_SCRIPT = {
     "Command died with signal 14",
+    "Message size exceeds fixed limit",
     "Permission denied",
     "Recipient address rejected: Access denied",
     "User unknown in local recipient table",
