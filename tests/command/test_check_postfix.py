@@ -798,7 +798,7 @@ LOSSES = dict(
                 f"message_size_limit is {size}, and the provider takes 50331648",
                 *("50331648", "warn"),
             )
-            for size in (10240000, 50331649)
+            for size in (10240000, 41943040)
         ),
         ruled(
             "mailbox_size_limit = 50331647",

@@ -47,7 +47,7 @@ NOT_OF_THE_SCRIPT = {
 }
 # What the page tells one to run in its text.
 COMMANDS = {
-    *("apt", "chmod", "dnf", "journalctl", "pip", "postconf", "postfix", "postqueue", "postsuper"),
+    *("apt", "chmod", "dnf", "journalctl", "pip", "pkill", "postconf", "postfix", "postqueue", "postsuper"),
     "restorecon",
 }
 # SES's API authorizes SendEmail with raw content as SendRawEmail.
