@@ -281,6 +281,41 @@ def test_the_worst_comes_first(watched: Watched) -> None:
     assert summary.startswith("POSTFIX-API-RELAY CRITICAL - the credentials ended 2 days ago; paused until ")
 
 
+@pytest.mark.parametrize(
+    ("number", "status", "share"), [(7_999, 0, "80%"), (8_000, 1, "80%"), (12_000, 1, "120%"), (1, 0, "0%")]
+)
+def test_recipients_of_a_mailbox(watched: Watched, number: int, status: int, share: str) -> None:
+    hour = int(time.time() // 3600)
+    counted = [[hour - 23, number - 1, "ups@example.org"], [hour, 1, "ups@example.org"]]
+    # None of a day before, and none of SES's.
+    watched.put_state(recipients=[[hour - 30, 9_999, "ups@example.org"], [hour, 9_999, ""], *counted])
+    shown, text = watched.show(), f"{number} recipients today as ups@example.org, {share} of 10000"
+    assert shown.status == status
+    assert (f" - {text} | " in shown.text) == (status > 0)
+    assert f"\nrecipients:  {text}\n" in shown.text
+    window = watched.json()["window"]
+    assert (window["recipients_today"], window["recipients_limit"]) == ({"ups@example.org": number}, 10_000)
+    metrics = watched.show("prometheus").metrics
+    assert (metrics["recipients_today ups@example.org"], metrics["recipients_limit"]) == (number, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("day", "status", "share"),
+    [(200, 1, ", 80% of 200"), (201, 0, ", 80% of 201"), (-1, 0, ""), (None, 0, "")],
+)
+def test_recipients_of_an_account_of_ses(watched: Watched, day: int | None, status: int, share: str) -> None:
+    watched.home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
+    hour = int(time.time() // 3600)
+    quota = {"limit": 840, "until": clock() + 500, "of": "client-id eu-west-1", "day": day}
+    watched.put_state(recipients=[[hour, 160, ""], [hour, 9_999, "ups@example.org"]], quota=quota)
+    shown, text = watched.show(), f"160 recipients today{share}"
+    assert shown.status == status
+    assert (f" - {text} | " in shown.text) == (status > 0)
+    assert f"\nrecipients:  {text}\n" in shown.text
+    metrics = watched.show("prometheus").metrics
+    assert (metrics["recipients_today"], metrics.get("recipients_limit")) == (160, day if share else None)
+
+
 def test_credentials_without_a_date(watched: Watched) -> None:
     watched.home.secrets()
     shown = watched.show()

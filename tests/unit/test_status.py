@@ -52,6 +52,8 @@ PID = st.just(os.getpid())
 LIVE_CALL = st.tuples(seconds_from_now(-50, -20), seconds_from_now(-15, -5), PID, KEYS).map(list)
 CALL = st.tuples(NUMBERS, st.one_of(st.none(), NUMBERS), either(PID), KEYS).map(list)
 LATER = seconds_from_now(100, 500)
+HOURS = st.integers(-30, 3).map(lambda hours: int(time.time() // 3600) + hours)
+RECIPIENTS = st.tuples(either(HOURS), either(st.integers(0, 20_000)), KEYS).map(list)
 WINDOW = st.fixed_dictionaries(
     {},
     optional={
@@ -60,6 +62,7 @@ WINDOW = st.fixed_dictionaries(
         "paused_until": st.one_of(LATER, ANYTHING),
         "paused": either(st.dictionaries(KEYS, st.one_of(LATER, ANYTHING), max_size=3)),
         "pause_reason": either(TEXT),
+        "recipients": either(st.lists(either(RECIPIENTS), max_size=4)),
         "counters": either(COUNTS),
         "last_error": either(st.tuples(NUMBERS, either(TEXT)).map(list)),
     },
@@ -103,7 +106,9 @@ def test_any_state_can_be_shown(home: Path, window: Any, notices: Any) -> None:
     assert re.fullmatch(
         r"POSTFIX-API-RELAY (OK|WARNING) - [^|]+ \|( [a-z_]+=-?[\d.e+]+)+", text.split("\n")[0]
     )
-    assert [line.split(" ")[0] for line in text.split("\n")[1:]] == [
+    lines = [line.split(" ")[0] for line in text.split("\n")[1:]]
+    assert ("recipients:" in lines) == bool(status["window"]["recipients_today"])
+    assert [line for line in lines if line != "recipients:"] == [
         "window:",
         "paused:",
         "counted:",
