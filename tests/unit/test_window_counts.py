@@ -345,3 +345,108 @@ def test_a_machine_that_was_suspended_does_not_begin_a_delivery(
 
     assert raised.value.code == "4.3.2" and alarms == []
     assert json.loads((tmp_path / ".rate-limit-state").read_text())["calls"] == []
+
+
+MB = 1_000_000
+
+
+def window_with(home: Path, uploads: list[list[Any]], calls: tuple[list[Any], ...] = ()) -> Any:
+    """A window in which so much has left: seconds ago, octets and mailbox of each."""
+    now = relay.clock()
+    entries = [[now - ago, octets, key] for ago, octets, key in uploads]
+    (home / ".rate-limit-state").write_text(json.dumps({"calls": calls, "uploads": entries}))
+    return relay.Window(str(home), relay.Log())
+
+
+def octets_in(home: Path) -> dict[str, int]:
+    """What is noted, by mailbox."""
+    entries = json.loads((home / ".rate-limit-state").read_text())["uploads"]
+    keys = {key for _, _, key in entries}
+    return {key: sum(octets for _, octets, of in entries if of == key) for key in keys}
+
+
+def test_octets_are_claimed_until_none_are_left(tmp_path: Path) -> None:
+    window = window_with(tmp_path, [[100, 40 * MB, "a"], [10, 100 * MB, "b"], [400, 90 * MB, "a"]])
+
+    window.claim("a", 60 * MB, 150 * MB, 0)
+    window.claim("a", 50 * MB, 150 * MB, 0)
+    with pytest.raises(relay.Deferred) as raised:
+        window.claim("a", 1, 150 * MB, relay.clock() + 150)
+
+    assert raised.value.text == "upload limit reached (150 of 150 MB in 5 minutes for a), deferring"
+    assert raised.value.code == "4.4.5"
+    assert octets_in(tmp_path) == {"a": 150 * MB, "b": 100 * MB}
+
+
+def test_octets_that_are_claimed_share_buckets(tmp_path: Path) -> None:
+    window = window_with(tmp_path, [])
+
+    for _ in range(50):
+        window.claim("", 1000, 150 * MB, 0)
+
+    assert octets_in(tmp_path) == {"": 50_000}
+    # The next bucket may have begun.
+    assert len(json.loads((tmp_path / ".rate-limit-state").read_text())["uploads"]) <= 2
+
+
+def test_what_is_larger_than_the_limit_goes_alone(tmp_path: Path) -> None:
+    window = window_with(tmp_path, [[10, 1, ""]])
+
+    with pytest.raises(relay.Deferred, match="window full"):
+        window.claim("", 200 * MB, 150 * MB, relay.clock() + 300)
+    window_with(tmp_path, [[331, 1, ""]])
+    window.claim("", 200 * MB, 150 * MB, 0)
+
+    assert octets_in(tmp_path) == {"": 200 * MB}
+
+
+def test_who_claims_waits_until_enough_has_left(tmp_path: Path) -> None:
+    window = window_with(tmp_path, [[329.5, 60 * MB, ""], [200, 80 * MB, ""]])
+    began = relay.clock()
+
+    window.claim("", 50 * MB, 150 * MB, began + 60)
+
+    assert 0.4 <= relay.clock() - began < 30
+    assert octets_in(tmp_path) == {"": 130 * MB}
+
+
+def test_what_others_have_under_way_counts_as_much_as_it_may_be(tmp_path: Path) -> None:
+    """Its own call is the one for which it claims; one that has ended was noted."""
+    now, other = relay.clock(), os.getppid()
+    calls = ([now - 1, None, ALIVE], [now - 5, now - 2, other], [now - 1, None, other])
+    window = window_with(tmp_path, [[10, 100 * MB, ""]], calls)
+
+    with pytest.raises(relay.Deferred):
+        window.claim("", 50 * MB - relay.LARGEST_REQUEST + 1, 150 * MB, 0)
+    window.claim("", 50 * MB - relay.LARGEST_REQUEST, 150 * MB, 0)
+
+
+def test_octets_that_were_claimed_are_not_noted_again(tmp_path: Path) -> None:
+    window = window_with(tmp_path, [])
+    window.upload_limit = 150 * MB
+    place = window.take(28)
+    window.claim("", 5000, 150 * MB, 0)
+
+    window.settle([place], True, relay.Ended("a@x.org", "4Zx", None, None, (), octets=5200))
+
+    assert octets_in(tmp_path) == {"": 5200}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["uploads", "recipients"]),
+    st.lists(st.lists(NUMBERS | VALUES, max_size=4) | VALUES) | VALUES,
+)
+@example("uploads", [[-1, HUGE, ""], [math.inf, 5, ""]])
+def test_whatever_was_counted_more_can_be(tmp_path: Path, name: str, content: object) -> None:
+    window = relay.Window(str(tmp_path), relay.Log())
+    (tmp_path / ".rate-limit-state").write_text(json.dumps({name: content}))
+    receipt = relay.Receipt("graph", "id")
+
+    window.upload_limit = 150 * MB
+    ended = relay.Ended("A@x.org", "4Zx", receipt, None, (), octets=700, recipients=3)
+    window.settle([window.take(28, until=relay.clock() + 500)], True, ended)
+
+    state = json.loads((tmp_path / ".rate-limit-state").read_text())
+    assert state["recipients"][-1][1:] == [3, "a@x.org"]
+    assert state["uploads"][-1][1] >= 700
