@@ -450,3 +450,26 @@ def test_whatever_was_counted_more_can_be(tmp_path: Path, name: str, content: ob
     state = json.loads((tmp_path / ".rate-limit-state").read_text())
     assert state["recipients"][-1][1:] == [3, "a@x.org"]
     assert state["uploads"][-1][1] >= 700
+
+
+@pytest.mark.parametrize(
+    ("at_a_time", "key", "until"),
+    [(2, "", 0), (1, "a", 200)],
+    ids=["the free request is for who came earlier", "one message of a mailbox waits for long"],
+)
+def test_who_comes_while_another_waits_for_a_request_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int, key: str, until: float
+) -> None:
+    now, other = relay.clock(), os.getppid()
+    state = {"calls": [[now - 1, None, other, key]], "waiting": [[now + 100, other, key]]}
+    (tmp_path / ".rate-limit-state").write_text(json.dumps(state))
+    window = relay.Window(str(tmp_path), relay.Log())
+    window.at_a_time = at_a_time
+    monkeypatch.setattr(relay, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(window, "sleep_until", lambda _when: pytest.fail("it waits"))
+
+    with pytest.raises(relay.Deferred) as raised:
+        window.take(28, key, now + until)
+
+    whose = f" for {key}" if key else ""
+    assert raised.value.text == f"request limit reached ({at_a_time} at a time{whose}), deferring"
