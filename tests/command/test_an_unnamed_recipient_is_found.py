@@ -119,6 +119,22 @@ def test_the_search_has_a_bound(silent: Sandbox, home: RelayHome, deliver: Deliv
     assert {name.strip("' ") for part in out for name in part.split(",")} == set(everyone) - got.keys()
 
 
+def test_a_call_of_refused_recipients_costs_the_next_calls_nothing(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver
+) -> None:
+    """SES names one of them at a time, for longer than the relay asks."""
+    ses.configure(RATE_LIMIT_PER_MINUTE=0)
+    everyone = crowd(120)
+    refusals = [ses_error(400, "BadRequestException", f"Illegal address: {name}") for name in everyone[:50]]
+    sandbox.answer("ses", *refusals[:31])
+    assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"
+    assert mailed(sandbox) == dict.fromkeys(everyone[50:], 1)
+    notice = sandbox.accepted[-1].raw.decode()
+    assert len(re.findall(r"^\S+@x\.test: ", notice, re.MULTILINE)) == 20
+    assert "\nand 30 more, as the log has them\r\n" in notice
+    assert all(f"'{name}'" in ses.log().partition("DELIVERED")[0] for name in everyone[:50])
+
+
 @PROVIDERS
 def test_the_search_goes_on_with_the_next_attempt(
     silent: Sandbox, home: RelayHome, deliver: Deliver, provider: str
