@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from types import ModuleType
 
 import pytest
 from conftest import Deliver
 from helpers.by_hand import by_hand, make_sound
-from helpers.crowds import ADMIN, calls, crowd, kept_files, mailed, sizes, taken
+from helpers.crowds import ADMIN, calls, crowd, file_for, kept_files, mailed, sizes, taken
 from helpers.home import RelayHome
 from helpers.large_mail import scan
 from helpers.mail import mail
@@ -165,6 +166,22 @@ def test_a_fault_in_the_search(silent: Sandbox, home: RelayHome, deliver: Delive
     assert deliver(mail(To=BAD), *reversed(everyone)).verdict == "sent"
     assert mailed(silent) == dict.fromkeys(crowd(3), 1)
     assert f"{BAD}: " in silent.accepted[-1].raw.decode()
+    assert kept_files(home) == []
+
+
+@PROVIDERS
+def test_a_search_that_cannot_be_written_down_does_not_begin(
+    silent: Sandbox, home: RelayHome, deliver: Deliver, relay: ModuleType, provider: str
+) -> None:
+    home.give_to_root()
+    everyone = [BAD, *crowd(3)]
+    file = home.path / (file_for(relay, mail(To=BAD), *everyone) + ".new")
+    file.write_bytes(b"")
+    assert deliver(mail(To=BAD), *everyone).dsn == "4.3.0"
+    assert mailed(silent) == {}
+    file.unlink()
+    assert deliver(mail(To=BAD), *everyone).verdict == "sent"
+    assert mailed(silent) == dict.fromkeys(crowd(3), 1)
     assert kept_files(home) == []
 
 

@@ -6,14 +6,14 @@ import io
 from pathlib import Path
 from types import ModuleType
 
-from sandbox import Accepted, Recorded, Sandbox
+from sandbox import Accepted, Recorded, Role, Sandbox
 
 from helpers.home import RelayHome
 
 ADMIN = "admin@domain.com"
 # How many recipients a call takes.
 MOST = {"ses": 50, "graph": 500}
-ROLES = {"ses": "ses", "graph": "sendMail"}
+ROLES: dict[str, Role] = {"ses": "ses", "graph": "sendMail"}
 
 
 def crowd(number: int) -> list[str]:
