@@ -16,6 +16,7 @@ from conftest import Deliver
 from helpers.by_hand import by_hand, make_sound
 from helpers.crowds import MOST, ROLES, calls, crowd, file_for, kept_files, mailed, sizes, taken
 from helpers.home import RelayHome
+from helpers.large_mail import scan
 from helpers.mail import mail
 from helpers.script import change_constants
 from helpers.state import WINDOW, put_calls, read
@@ -611,6 +612,31 @@ def test_another_provider_goes_on(sandbox: Sandbox, home: RelayHome, deliver: De
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(everyone, 1)
     assert kept_files(home) == []
+
+
+@SES
+def test_nothing_is_kept_of_a_message_that_the_relay_itself_refuses_later(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
+) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=0, MISSING_VISIBLE_RECIPIENT="deliver")
+    sandbox.answer("ses", Answer(503))
+    assert deliver(mail(), *EVERYONE).verdict == "deferred"
+    assert len(kept_files(home)) == 1
+    home.configure(RATE_LIMIT_PER_MINUTE=0)
+    assert deliver(mail(), *EVERYONE).dsn == "5.7.1"
+    assert (mailed(sandbox), kept_files(home)) == ({}, [])
+
+
+@GRAPH
+def test_nothing_is_kept_of_a_large_message_that_is_no_longer_wanted(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
+) -> None:
+    sandbox.answer("send", Answer(503))
+    assert deliver(scan(3.2), "to@external.com").verdict == "deferred"
+    assert len(kept_files(home)) == len(sandbox.drafts) == 1
+    home.configure(RATE_LIMIT_PER_MINUTE=0, LARGE_MESSAGES="refuse")
+    assert deliver(scan(3.2), "to@external.com").dsn == "5.3.4"
+    assert (mailed(sandbox), kept_files(home), sandbox.drafts) == ({}, [], {})
 
 
 @PROVIDERS
