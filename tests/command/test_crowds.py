@@ -639,6 +639,20 @@ def test_nothing_is_kept_of_a_large_message_that_is_no_longer_wanted(
     assert (mailed(sandbox), kept_files(home), sandbox.drafts) == ({}, [], {})
 
 
+@GRAPH
+def test_another_provider_leaves_the_draft_alone(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
+) -> None:
+    """Its credentials are not Graph's."""
+    sandbox.answer("send", Answer(503))
+    assert deliver(scan(3.2), "to@external.com").verdict == "deferred"
+    use_ses(home)
+    assert deliver(scan(3.2), "to@external.com").verdict == "sent"
+    assert mailed(sandbox) == {"to@external.com": 1}
+    assert "DELIVERED: " in home.log() and "failed: " not in home.log().partition("DELIVERED: ")[2]
+    assert kept_files(home) == []
+
+
 @PROVIDERS
 def test_by_hand_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, home: RelayHome, provider: str
