@@ -653,6 +653,58 @@ def test_another_provider_leaves_the_draft_alone(
     assert kept_files(home) == []
 
 
+@GRAPH
+@pytest.mark.parametrize("bad", [3, 500])
+def test_a_large_message_to_a_crowd(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, bad: int
+) -> None:
+    """A draft for each call, and for each that is left of one that is refused."""
+    everyone = crowd(501)
+    sandbox.bad_recipients = {everyone[bad]}
+    assert deliver(scan(3.2, To=everyone[0]), *everyone).verdict == "sent"
+    assert mailed(sandbox) == dict.fromkeys(set(everyone) - sandbox.bad_recipients, 1)
+    assert {one.via for one in taken(sandbox)} == {"draft"}
+    assert (sandbox.drafts, kept_files(home)) == ({}, [])
+
+
+@GRAPH
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("fault", ["503", "lost answer"])
+def test_a_fault_at_the_sending_of_a_draft(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, fault: str, number: int
+) -> None:
+    """Here a lost answer costs nothing: the draft tells."""
+    everyone = crowd(501)
+    message = scan(3.2, To=everyone[0])
+    sandbox.answer("send", *[Answer()] * (number - 1), FAULTS[fault])
+    assert deliver(message, *everyone).verdict == "deferred"
+    assert sizes(sandbox) == [500, 1][: number - (fault == "503")]
+    assert deliver(message, *everyone).verdict == "sent"
+    assert mailed(sandbox) == dict.fromkeys(everyone, 1)
+    assert (sandbox.drafts, kept_files(home)) == ({}, [])
+
+
+@GRAPH
+@pytest.mark.parametrize("fault", [Answer(), Answer(503)])
+def test_a_draft_that_is_there_twice_is_not_the_next_calls(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, fault: Answer
+) -> None:
+    """The answer to its making was lost, and it is not found at first."""
+    everyone = crowd(501)
+    message = scan(3.2, To=everyone[0])
+    sandbox.find_lag = 1
+    sandbox.answer("draft", Answer(action="accept-then-reset"))
+    assert deliver(message, *everyone).verdict == "deferred"
+    assert len(sandbox.drafts["alerts@domain.com"]) == 1
+    sandbox.answer("delete", fault)
+    while deliver(message, *everyone).verdict != "sent":
+        assert fault.status and sizes(sandbox) == [500]
+        fault = Answer()
+    assert sizes(sandbox) == [500, 1]
+    assert mailed(sandbox) == dict.fromkeys(everyone, 1)
+    assert (sandbox.drafts, kept_files(home)) == ({}, [])
+
+
 @PROVIDERS
 def test_by_hand_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, home: RelayHome, provider: str
