@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from helpers.home import RelayHome
@@ -92,3 +93,17 @@ def pass_by(home: RelayHome, seconds: float) -> None:
         for entry in state.get("refused", {}).get("by", {}).values():
             entry[0] -= seconds
         home.put(WINDOW, json.dumps(state).encode())
+
+
+def kept_progress(home: RelayHome) -> list[Path]:
+    """The files of deliveries of several calls that are under way."""
+    return sorted(home.path.glob(".progress-*"))
+
+
+def pass_by_progress(home: RelayHome, seconds: float) -> None:
+    """Let so many seconds pass since drafts were sent of which the answer was lost."""
+    for file in kept_progress(home):
+        state = json.loads(file.read_text())
+        if "sending" in state["draft"]:
+            state["draft"]["sending"] -= seconds
+            home.put(file.name, json.dumps(state).encode())
