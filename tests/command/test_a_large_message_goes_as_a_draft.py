@@ -22,8 +22,6 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + noise(5000)
 TOO_LONG = "The maximum request length supported is 4MB."
 
 
-
-
 def made(sandbox: Sandbox) -> list[str]:
     """The steps that were made, the token's left out."""
     return [request.role for request in sandbox.requests if request.role != "token"]
@@ -231,9 +229,7 @@ def test_a_message_that_is_too_large_is_not(
     assert "draft" not in made(sandbox)
 
 
-def test_sent_items_can_be_spared_small_messages(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver
-) -> None:
+def test_sent_items_can_be_spared_small_messages(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     home.configure(SAVE_TO_SENT_ITEMS=False)
     assert deliver(scan(0.1, Cc="cc@x.test"), RECIPIENT, "cc@x.test", "bcc@x.test").verdict == "sent"
     (small,) = sandbox.accepted

@@ -1,0 +1,414 @@
+"""Whatever happens between two steps of a draft: the next start goes on there, and it is sent once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.large_mail import file_part, message, multipart, noise, scan, text_part
+from helpers.mail import mail
+from helpers.pipe import Delivery, pipe
+from helpers.state import kept_progress, pass_by_progress
+from helpers.state_faults import clock_jumps
+from helpers.variants import shrink_drafts
+from sandbox import (
+    Accepted,
+    Answer,
+    Sandbox,
+    Where,
+    entra_error,
+    graph_error,
+    mailbox_concurrency,
+    received_of,
+)
+
+RECIPIENT = "to@external.com"
+DAY = 86400
+# A file that goes whole, and one that goes in two ranges; a single file that goes whole.
+SCAN = message(multipart(text_part("Two.\n"), file_part(b"a;b\r\n", "a.csv"), file_part(noise(40_000))))
+SMALL = scan(0.025)
+STEPS: list[Where] = ["draft", "attach", "session", "range", "send"]
+# Which come with a second start only, after what leads to them.
+LATER: dict[Where, Where] = {"find": "draft", "look": "attach", "progress": "range"}
+LOST = Answer(action="accept-then-reset")
+ANSWERS = {
+    "503": Answer(503),
+    "504": Answer(504),
+    "504, done": Answer(504, accept=True),
+    "429 for a while": Answer(429, {"Retry-After": "20"}),
+    "429": Answer(429),
+    "429 for no time": Answer(429, {"Retry-After": "0"}),
+    "lost": LOST,
+    "reset before": Answer(action="reset-before-read"),
+    "401": graph_error(401, "InvalidAuthenticationToken", "Access token has expired."),
+    "busy": mailbox_concurrency(),
+    "404 of a proxy": Answer(404, {"Content-Type": "text/html"}, b"<p>Not found</p>"),
+    "200": Answer(200, {"Content-Type": "text/html"}, b"<p>Sign in</p>"),
+}
+# What a message need not wait for.
+AT_ONCE = ("401", "429 for no time", "busy")
+
+
+@pytest.fixture(autouse=True)
+def small(sandbox: Sandbox, home: RelayHome) -> None:
+    """Messages of some kilobytes are large."""
+    shrink_drafts(sandbox, home)
+
+
+def expire_pauses(home: RelayHome) -> None:
+    """Let what Graph has asked to wait for be over."""
+    clock_jumps(home, 120)
+
+
+def expect_sent(sandbox: Sandbox, home: RelayHome, given: bytes) -> Accepted:
+    """It has arrived once, with all its parts, and nothing is left of it."""
+    (accepted,) = (one for one in sandbox.accepted if one.to != ["admin@domain.com"])
+    assert accepted.received.attachments == received_of(given).attachments
+    assert sandbox.drafts == {} and kept_progress(home) == []
+    assert "Traceback" not in home.log()
+    return accepted
+
+
+def deliver_until_sent(home: RelayHome, given: bytes, starts: int) -> list[Delivery]:
+    """As Postfix does it, a minute between two starts, so many at most."""
+    deliveries: list[Delivery] = []
+    while not deliveries or deliveries[-1].verdict == "deferred" and len(deliveries) < starts:
+        deliveries.append(pipe(home, given, RECIPIENT))
+        expire_pauses(home)
+        pass_by_progress(home, 60)
+    assert deliveries[-1].verdict == "sent", (deliveries[-1], home.log())
+    return deliveries
+
+
+def cases() -> list[tuple[Where, str]]:
+    """Every answer at every step, but for what only asks and cannot be done."""
+    every = [(step, answer) for step in (*STEPS, *LATER) for answer in ANSWERS]
+    return [case for case in every if case[0] in STEPS or case[1] != "504, done"]
+
+
+@pytest.mark.parametrize(("step", "what"), cases())
+def test_an_answer_costs_a_start_at_most(sandbox: Sandbox, home: RelayHome, step: Where, what: str) -> None:
+    given = SCAN if step in ("session", "range", "progress") else SMALL
+    before = LATER.get(step)
+    if before:
+        sandbox.answer(before, LOST)
+    sandbox.answer(step, ANSWERS[what])
+    deliveries = deliver_until_sent(home, given, 4)
+    assert len(deliveries) <= 2 + bool(before)
+    if what in AT_ONCE and step != "find":
+        assert len(deliveries) == 1 + bool(before)
+    expect_sent(sandbox, home, given)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_after_a_lost_answer_to_send_the_draft_tells(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, keeps: bool, refused: bool
+) -> None:
+    """It is gone, or no draft any more; a refusal of the question is no such answer."""
+    sandbox.keeps_sent = keeps
+    sandbox.answer("send", LOST)
+    assert deliver(SMALL, RECIPIENT).dsn == "4.4.2"
+    if refused:
+        sandbox.answer("look", graph_error(404, "ErrorNonExistentMailBox", "No such mailbox."))
+        home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+        assert deliver(SMALL, RECIPIENT).dsn == "4.1.8"
+        expire_pauses(home)
+        pass_by(home)
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+    assert [request.role for request in sandbox.requests].count("send") == 1
+
+
+def pass_by(home: RelayHome) -> None:
+    """Let the mailbox be asked again."""
+    (home.path / ".rate-limit-state").unlink()
+
+
+def test_a_draft_that_is_still_one_is_sent_again_only_after_a_while(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.answer("send", Answer(504))
+    assert deliver(SMALL, RECIPIENT).dsn == "4.3.2"
+    delivery = deliver(SMALL, RECIPIENT)
+    assert delivery.dsn == "4.4.2"
+    assert "Graph does not say yet whether the draft was sent" in delivery.text
+    pass_by_progress(home, 15)
+    assert deliver(SMALL, RECIPIENT).dsn == "4.4.2"
+    assert [request.role for request in sandbox.requests].count("send") == 1
+    pass_by_progress(home, 15)
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
+def test_a_folder_that_lags_makes_no_second_message(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.sent_lag = 2
+    sandbox.answer("send", LOST)
+    assert [deliver(SMALL, RECIPIENT).verdict for _ in range(4)] == ["deferred"] * 3 + ["sent"]
+    expect_sent(sandbox, home, SMALL)
+
+
+@pytest.mark.parametrize("answer", [Answer(503), Answer(429, {"Retry-After": "20"})], ids=["503", "429"])
+def test_a_refused_second_send_does_not_make_the_first_one_known(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
+) -> None:
+    """Here the first one was done, and the draft looked like one for longer than it should."""
+    sandbox.sent_lag, sandbox.keeps_sent = 1, False
+    sandbox.answer("send", LOST, answer)
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    pass_by_progress(home, 60)
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
+def test_an_answer_may_come_in_chunks(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    sandbox.answer("send", LOST)
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    fields = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+    sandbox.answer("look", Answer(200, fields, b'9\r\n{"isDraft\r\n8\r\n":false}\r\n0\r\n\r\n'))
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
+@pytest.mark.parametrize("given", [SCAN, SMALL], ids=["two files", "one file"])
+def test_graph_may_not_know_at_once_what_it_has_made(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, given: bytes
+) -> None:
+    sandbox.draft_lag = 2
+    assert deliver(given, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, given)
+    # After half a second, and after a whole one.
+    times = [request.when for request in sandbox.requests if request.role == "attach"]
+    assert times[1] - times[0] >= 0.5 and times[2] - times[1] >= 1
+    assert [request.status for request in sandbox.requests if request.role == "attach"] == [404, 404, 201]
+
+
+def test_a_draft_that_hides_for_a_while_gets_no_file_twice(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.answer("range", Answer(503))
+    assert deliver(SCAN, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    sandbox.answer("look", graph_error(404, "ErrorItemNotFound", "Not in the store."))
+    assert deliver(SCAN, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SCAN)
+
+
+def test_a_draft_that_is_gone_is_made_again(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """Somebody has tidied up."""
+    sandbox.answer("range", Answer(503))
+    assert deliver(SCAN, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    sandbox.messages.clear()
+    assert deliver(SCAN, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SCAN)
+
+
+def test_a_lost_draft_that_is_not_found_is_deleted_later(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.find_lag = 1
+    sandbox.answer("draft", LOST)
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    assert len([1 for request in sandbox.requests if request.role == "draft"]) == 2
+    expect_sent(sandbox, home, SMALL)
+
+
+def test_the_next_part_of_a_crowd_takes_over_no_draft_of_the_one_before(
+    sandbox: Sandbox, home: RelayHome
+) -> None:
+    """Of either part an answer is lost, and the folder does not know yet what has been sent."""
+    crowd = [f"r{number}@x.test" for number in range(500)]
+    sandbox.find_lag = sandbox.sent_lag = 1
+    sandbox.answer("draft", LOST, Answer(), LOST)
+    for _ in range(5):
+        if pipe(home, SMALL, RECIPIENT, *crowd).verdict == "sent":
+            break
+        expire_pauses(home)
+    assert set(sandbox.mailed.values()) == {1} and len(sandbox.mailed) == 501
+    assert [len(accepted.received.attachments) for accepted in sandbox.accepted] == [1, 1]
+    assert sandbox.drafts == {} and kept_progress(home) == []
+
+
+@pytest.mark.parametrize("when", ["between", "within"])
+def test_a_session_that_has_ended_is_opened_again(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, when: str
+) -> None:
+    if when == "between":
+        sandbox.answer("range", Answer(), Answer(503))
+        assert deliver(SCAN, RECIPIENT).verdict == "deferred"
+        expire_pauses(home)
+        sandbox.expire_sessions()
+    else:
+        sandbox.answer("range", Answer(), graph_error(403, "ErrorAccessDenied", "The token has expired."))
+    assert deliver(SCAN, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SCAN)
+
+
+def test_sessions_that_always_end_are_given_up_for_now(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.session_seconds = 0
+    delivery = deliver(SCAN, RECIPIENT)
+    assert delivery.dsn == "4.3.2"
+    assert "Graph ends each upload session before the file is there" in delivery.text
+    sandbox.session_seconds = 3600
+    assert deliver(SCAN, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SCAN)
+
+
+def test_graph_says_from_where_on_it_wants_a_file(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """It says that it has the first range, and has not."""
+    sandbox.answer("range", Answer(202))
+    assert deliver(SCAN, RECIPIENT).verdict == "sent"
+    assert [request.status for request in sandbox.requests if request.role == "range"] == [202, 416, 200, 201]
+    expect_sent(sandbox, home, SCAN)
+
+
+def test_an_upload_goes_on_within_the_file(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    sandbox.answer("range", Answer(), Answer(503))
+    assert deliver(SCAN, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    assert deliver(SCAN, RECIPIENT).verdict == "sent"
+    ranges = [request for request in sandbox.requests if request.role == "range"]
+    starts = [int(request.headers["content-range"].split()[1].partition("-")[0]) for request in ranges]
+    assert starts == [0, starts[1], starts[1]] and starts[1] > 0
+    assert [request.role for request in sandbox.requests].count("session") == 1
+    expect_sent(sandbox, home, SCAN)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_permanent_failure_deletes_the_draft(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, step: Where
+) -> None:
+    sandbox.answer(step, graph_error(413, "ErrorMessageSizeExceeded", "The message is too large."))
+    assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
+    assert sandbox.mailed.keys() == {"admin@domain.com"}
+    assert sandbox.drafts == {} and kept_progress(home) == []
+
+
+@pytest.mark.parametrize("answer", [Answer(503), LOST, Answer(404)], ids=["503", "lost", "404 of a proxy"])
+def test_a_draft_that_cannot_be_deleted_is_later(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
+) -> None:
+    sandbox.message_limit = 35_000
+    sandbox.answer("delete", answer)
+    assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
+    assert "WARNING: a draft is left in 'alerts@domain.com', and deleted with a later delivery" in home.log()
+    assert len(kept_progress(home)) == 1
+    assert deliver(mail(), RECIPIENT, queue_id="Other").verdict == "sent"
+    assert sandbox.drafts == {} and kept_progress(home) == []
+
+
+def test_a_draft_that_can_never_be_deleted_is_given_up(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """Its mailbox is gone, say: mail would be asked for it for ever."""
+    sandbox.message_limit = 35_000
+    sandbox.answer("delete", graph_error(404, "ErrorInvalidUser", "No such user.")._replace(times=None))
+    assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
+    age(home, 7 * DAY)
+    assert deliver(mail(), RECIPIENT, queue_id="Other").verdict == "sent"
+    assert kept_progress(home) == []
+    assert deliver(mail(), RECIPIENT, queue_id="Third").verdict == "sent"
+    assert home.log().count("WARNING: a draft is left") == 2
+
+
+def age(home: RelayHome, seconds: float) -> None:
+    """Let the files of deliveries be so old."""
+    then = time.time() - seconds
+    for file in kept_progress(home):
+        os.utime(file, (then, then))
+
+
+@pytest.mark.parametrize("queue_id", ["Other", "4ZxTestQid"])
+def test_what_postfix_no_longer_has_goes_away(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, queue_id: str
+) -> None:
+    """Young files are left alone, and so are those of mail that comes again."""
+    sandbox.answer("send", Answer(503, times=2))
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    assert deliver(mail(), RECIPIENT, queue_id=queue_id).verdict == "sent"
+    assert len(kept_progress(home)) == 1 and sandbox.drafts
+    age(home, 7 * DAY)
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    assert deliver(mail(), RECIPIENT, queue_id=queue_id).verdict == "sent"
+    assert len(kept_progress(home)) == 1
+    age(home, 7 * DAY)
+    assert deliver(mail(), RECIPIENT, queue_id=queue_id).verdict == "sent"
+    assert sandbox.drafts == {} and kept_progress(home) == []
+
+
+@pytest.mark.parametrize("step", ["draft", "send"])
+def test_a_message_in_two_deliveries_at_once(sandbox: Sandbox, home: RelayHome, step: Where) -> None:
+    """Postfix may split an envelope: queue id and Message-ID are the same."""
+    sandbox.answer(step, LOST, LOST)
+
+    def until_sent(*recipients: str) -> Delivery:
+        for _ in range(3):
+            delivery = pipe(home, scan(0.025, To="to@external.com, b@x.test"), *recipients)
+            if delivery.verdict == "sent":
+                return delivery
+        return delivery
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(until_sent, RECIPIENT), threads.submit(until_sent, "b@x.test")
+    assert (first.result().verdict, second.result().verdict) == ("sent", "sent")
+    assert sandbox.mailed == {RECIPIENT: 1, "b@x.test": 1}
+    assert sandbox.drafts == {} and kept_progress(home) == []
+
+
+def test_the_right_to_send_may_be_missing_for_a_while(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.permissions.discard("Mail.Send")
+    delivery = deliver(SMALL, RECIPIENT)
+    assert delivery.dsn == "4.7.1" and "ReadWrite" not in delivery.text
+    sandbox.permissions.add("Mail.Send")
+    pass_by(home)
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
+def test_no_token_for_a_while(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    sandbox.answer("token", entra_error(400, "temporarily_unavailable", 90033, "Try again."))
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
+MALFORMED: dict[str, object] = {
+    "not an object": [1],
+    "of other types": {"draft": {"id": 7, "makings": "x", "sending": "now", "url": [1], "mailbox": 1}},
+    "a draft of nobody": {"draft": {"id": "x"}},
+    "parts of other types": {"left": [[1]], "accepted": {"a": 1}, "refused": [1], "refusals": "many"},
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_malformed_counts_as_nothing(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, content: object
+) -> None:
+    sandbox.answer("send", Answer(503))
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    (file,) = kept_progress(home)
+    home.put(file.name, json.dumps(content).encode())
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    assert len(sandbox.accepted) == 1 and kept_progress(home) == []
