@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import Deliver
 from helpers.home import RelayHome
-from helpers.large_mail import file_part, message, multipart, noise, scan, text_part
+from helpers.large_mail import TWO_FILES, scan
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
 from helpers.state import kept_progress, pass_by_progress
@@ -29,8 +29,8 @@ from sandbox import (
 
 RECIPIENT = "to@external.com"
 DAY = 86400
-# A file that goes whole, and one that goes in two ranges; a single file that goes whole.
-SCAN = message(multipart(text_part("Two.\n"), file_part(b"a;b\r\n", "a.csv"), file_part(noise(40_000))))
+SCAN = TWO_FILES
+# A single file that goes whole.
 SMALL = scan(0.025)
 STEPS: list[Where] = ["draft", "attach", "session", "range", "send"]
 # Which come with a second start only, after what leads to them.

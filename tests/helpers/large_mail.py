@@ -61,3 +61,7 @@ def scan(megabytes: float, **changes: str | None) -> bytes:
     """A scanner's message: a line of text, and a PDF of so many megabytes; it has a third more as a whole."""
     pdf = b"%PDF-1.7\n" + noise(int(megabytes * MB) - 9)
     return message(multipart(text_part("The scan is attached.\n"), file_part(pdf)), **changes)
+
+
+# A file that goes whole, and one that goes in two ranges, where drafts are shrunk.
+TWO_FILES = message(multipart(text_part("Two.\n"), file_part(b"a;b\r\n", "a.csv"), file_part(noise(40_000))))

@@ -103,6 +103,8 @@ def kept_progress(home: RelayHome) -> list[Path]:
 def pass_by_progress(home: RelayHome, seconds: float) -> None:
     """Let so many seconds pass since drafts were sent of which the answer was lost."""
     for file in kept_progress(home):
+        if file.suffix == ".new":
+            continue
         state = json.loads(file.read_text())
         if "sending" in state["draft"]:
             state["draft"]["sending"] -= seconds
