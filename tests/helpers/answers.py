@@ -27,7 +27,6 @@ Role = Literal[
     "cancel",
     "send",
     "delete",
-    "update",
     "ses",
     "quota",
     "other",
