@@ -6,11 +6,14 @@ import subprocess
 from itertools import cycle
 from typing import NamedTuple
 
+import pytest
 from conftest import Figures
 from helpers.home import LOG, RelayHome
+from helpers.large_mail import TWO_FILES
 from helpers.mail import mail
 from helpers.parallel import each
 from helpers.pipe import Delivery, Verdict, pipe, waits
+from helpers.state import kept_progress, pass_by_progress
 from helpers.strace import (
     Call,
     below,
@@ -18,7 +21,8 @@ from helpers.strace import (
     last_send_of_the_message,
     trace,
 )
-from sandbox import Sandbox
+from helpers.variants import shrink_drafts
+from sandbox import Answer, Sandbox
 
 RECIPIENT = "to@external.com"
 # An override notice follows, so that all files of the home are written.
@@ -137,6 +141,90 @@ def test_an_error_of_a_file_bounces_nothing_and_never_undoes_an_acceptance(
     assert [outcome for outcome in outcomes if outcome.messages != (outcome.delivery.status == 0)] == []
     assert [outcome for outcome in outcomes if outcome.end != "sent"] == []
     assert before and after
+
+
+class Resumed(NamedTuple):
+    """What came of a fault in a delivery of several calls, and of the attempts after it."""
+
+    fault: Fault
+    happened: bool
+    deliveries: list[Delivery]
+    messages: int
+    drafts: int
+    # Which the fault can keep from being removed, once all is over.
+    files: int
+
+
+def begin(provider: Sandbox, home: RelayHome, lost: bool) -> None:
+    """Let a large message be under way, of which the answer to its sending is lost; or not yet."""
+    shrink_drafts(provider, home)
+    home.configure(RATE_LIMIT_PER_MINUTE=0)
+    if lost:
+        provider.answer("send", Answer(action="accept-then-reset"))
+        assert pipe(home, TWO_FILES, RECIPIENT).verdict == "deferred"
+        pass_by_progress(home, 60)
+
+
+def progress_points(lost: bool) -> list[Fault]:
+    """The calls of a large message's delivery on its progress, and on the home for its sake."""
+    with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
+        begin(provider, home, lost)
+        calls = trace(home, TWO_FILES, RECIPIENT).calls
+        assert len(provider.accepted) == 1
+        logged = next(n for n, call in enumerate(calls) if "] DELIVERED" in call.text)
+        before = len(below(calls[:logged], home.path))
+        found = list(enumerate(below(calls, home.path)))
+    changing = (*CHANGING, "fsync")
+    return [
+        Fault("" if path == home.path else path.name, call, error, lost or place >= before)
+        for (place, (path, call)), error in zip(found, cycle(ERRORS))
+        if call.name in changing and (path.name.startswith(".progress-") or call.name in ("openat", "fsync"))
+        if path == home.path or path.name.startswith(".progress-")
+    ]
+
+
+def suffer_with_progress(fault: Fault, lost: bool) -> Resumed:
+    """Deliver with the fault in a new home, and then without until the message is sent."""
+    with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
+        begin(provider, home, lost)
+        options = failing_at(fault.call, home.path / fault.file, fault.error)
+        traced = trace(home, TWO_FILES, RECIPIENT, options=options)
+        deliveries = [traced.delivery]
+        while deliveries[-1].verdict == "deferred" and len(deliveries) < 4:
+            pass_by_progress(home, 60)
+            deliveries.append(pipe(home, TWO_FILES, RECIPIENT))
+        happened = any(call.injected for call in traced.calls)
+        drafts = sum(map(len, provider.drafts.values()))
+        messages = provider.mailed[RECIPIENT]
+        return Resumed(fault, happened, deliveries, messages, drafts, len(kept_progress(home)))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["from the start", "after a lost answer"])
+def test_an_error_of_the_progress_sends_no_large_message_twice(
+    lost: bool, nightly: bool, figures: Figures
+) -> None:
+    found = progress_points(lost)
+    # In a normal run the first and the last of each kind.
+    first = {(one.file, one.call.name): one for one in reversed(found)}
+    last = {(one.file, one.call.name): one for one in found}
+    tried = found if nightly else list(dict.fromkeys([*first.values(), *last.values()]))
+
+    outcomes = each(lambda fault: suffer_with_progress(fault, lost), tried)
+
+    figures(
+        f"Errors of a large message's progress, {'after a lost answer' if lost else 'from the start'}",
+        faults=len(outcomes),
+        deferred=sum(outcome.deliveries[0].verdict == "deferred" for outcome in outcomes),
+        duplicates=sum(outcome.messages > 1 for outcome in outcomes),
+        losses=sum(outcome.messages == 0 for outcome in outcomes),
+        drafts_left=sum(outcome.drafts for outcome in outcomes),
+    )
+    assert [outcome for outcome in outcomes if not outcome.happened] == []
+    assert [outcome for outcome in outcomes if outcome.deliveries[-1].verdict != "sent"] == []
+    deferred = [one for outcome in outcomes for one in outcome.deliveries[:-1]]
+    assert [one for one in deferred if not waits(one)] == []
+    assert [outcome for outcome in outcomes if outcome.messages != 1 or outcome.drafts] == []
+    assert [outcome for outcome in outcomes if outcome.files and outcome.fault.call.name != "unlink"] == []
 
 
 def test_what_the_log_does_not_take_is_shown_to_postfix(home: RelayHome) -> None:
