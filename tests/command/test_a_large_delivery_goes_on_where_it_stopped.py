@@ -412,3 +412,22 @@ def test_what_is_malformed_counts_as_nothing(
     home.put(file.name, json.dumps(content).encode())
     assert deliver(SMALL, RECIPIENT).verdict == "sent"
     assert len(sandbox.accepted) == 1 and kept_progress(home) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "mailbox"),
+    [(Answer(503), "network@domain.com"), (LOST, "alerts@domain.com"), (Answer(504), "alerts@domain.com")],
+    ids=["refused", "lost and done", "not done"],
+)
+def test_another_sender_since_the_draft_was_made(
+    sandbox: Sandbox, home: RelayHome, answer: Answer, mailbox: str
+) -> None:
+    """A draft whose fate is not known is looked at in its own mailbox; any other is left for a new one."""
+    given = scan(0.025, From=None)
+    sandbox.answer("send", answer)
+    assert pipe(home, given, RECIPIENT, sender="printer@elsewhere.com").verdict == "deferred"
+    home.configure(DEFAULT_FROM_ADDRESS="network@domain.com", NOTIFY_ON_OVERRIDE=False)
+    expire_pauses(home)
+    pass_by_progress(home, 60)
+    assert pipe(home, given, RECIPIENT, sender="printer@elsewhere.com").verdict == "sent"
+    assert expect_sent(sandbox, home, given).mailbox == mailbox

@@ -24,7 +24,7 @@ from helpers.script import change_constants
 from helpers.state import kept_progress, pass_by_progress
 from helpers.strace import Call, dying_at, last_send_of_the_message, sent_by, trace
 from helpers.variants import shrink_drafts, use_ses
-from sandbox import SES_RECIPIENT_LIMIT, Accepted, Sandbox
+from sandbox import SES_RECIPIENT_LIMIT, Accepted, Answer, Sandbox, Where
 
 RECIPIENT = "to@external.com"
 STRANGER = "printer@elsewhere.com"
@@ -189,6 +189,8 @@ class Several(NamedTuple):
     # In the parts that go in a call each.
     parts: list[list[str]]
     deaths: int
+    # The step of which an earlier attempt got no answer, if there was one.
+    lost: Where | None = None
 
     @property
     def recipients(self) -> list[str]:
@@ -199,6 +201,8 @@ class Several(NamedTuple):
 CROWD = [RECIPIENT, *(f"r{number}@x.test" for number in range(59))]
 SEVERAL = [
     Several("Graph, a large message", "graph", TWO_FILES, [[RECIPIENT]], 14),
+    Several("Graph, the rest of a file", "graph", TWO_FILES, [[RECIPIENT]], 4, "range"),
+    Several("Graph, a message perhaps sent", "graph", TWO_FILES, [[RECIPIENT]], 4, "send"),
     Several(
         "SES, a crowd of 60", "ses", MESSAGE, [CROWD[:SES_RECIPIENT_LIMIT], CROWD[SES_RECIPIENT_LIMIT:]], 6
     ),
@@ -242,6 +246,10 @@ def equip_for_several(course: Several, provider: Sandbox, home: RelayHome) -> No
     else:
         shrink_drafts(provider, home)
     home.configure(RATE_LIMIT_PER_MINUTE=0)
+    if course.lost:
+        provider.answer(course.lost, Answer(action="accept-then-reset"))
+        assert pipe(home, course.message, *course.recipients).verdict == "deferred"
+        pass_by_progress(home, 60)
 
 
 def rehearse_several(course: Several) -> list[Call]:
