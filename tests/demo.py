@@ -13,13 +13,18 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from helpers.home import RelayHome
+from helpers.large_mail import scan
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix
+from helpers.received import Received as Contents
+from helpers.received import received_of
 from sandbox import Accepted, Sandbox, terminable
 
 ADMIN = "admin@domain.com"
 DEFAULT = "alerts@domain.com"
 BOUNCE_SUBJECT = "Undelivered Mail Returned to Sender"
+# Postfix's own limit is 10 MB.
+SETTINGS = {"message_size_limit": "48000000"}
 
 
 class Received(NamedTuple):
@@ -49,6 +54,14 @@ class Step(NamedTuple):
     received: list[Received]
     device: str | None = None  # the address it comes from over SMTP; None: by sendmail, from this host
     provider: str = "graph"
+    megabytes: int = 0  # of a PDF that it carries
+
+    @property
+    def message(self) -> bytes:
+        """The message, as it is submitted."""
+        if self.megabytes:
+            return scan(self.megabytes, **self.fields)
+        return mail(b"A test of the relay.\n", **self.fields)
 
     @property
     def command(self) -> str:
@@ -109,6 +122,16 @@ STEPS = [
         device="127.0.0.35",
     ),
     Step(
+        "A scan of 12 MB, more than one call takes: a draft, the scan uploaded to it, and then sent",
+        "copier@domain.com",
+        ["to@external.com"],
+        {"From": "Copier <copier@domain.com>", "To": "to@external.com", "Subject": "[RELAY TEST] 12 MB"},
+        "DELIVERED: from='copier@domain.com'",
+        [Received("copier@domain.com", ["to@external.com"], [], [], "[RELAY TEST] 12 MB")],
+        device="127.0.0.35",
+        megabytes=12,
+    ),
+    Step(
         "No To and no Cc: rejected, the admin is told and the sender gets it back",
         "network@domain.com",
         [ADMIN],
@@ -133,7 +156,7 @@ STEPS = [
 
 def submit(postfix: PrivatePostfix, step: Step) -> None:
     """Hand a step's message to Postfix."""
-    text = mail(b"A test of the relay.\n", **step.fields).decode()
+    text = step.message.decode()
     if step.device:
         postfix.smtp(step.sender, step.recipients, text, source_address=step.device)
     else:
@@ -144,9 +167,23 @@ def describe(message: Accepted) -> Iterator[str]:
     """What the provider received, in lines."""
     yield f"{message.provider.upper()} mailbox {message.mailbox}"
     yield f"to={message.to} cc={message.cc} bcc={message.bcc}"
-    for field in ("From", "X-Original-From", "Subject"):
+    for field in ("From", "X-Original-From"):
         if field in message.message:
             yield f"{field}: {message.message[field]}"
+    yield f"Subject: {message.subject}"
+
+
+def pieces(contents: Contents) -> dict[str, bytes]:
+    """What a message carries, by the name under which it is shown."""
+    texts = {f"text/{kind}": text.encode() for kind, text in contents.texts.items()}
+    return {**texts, **{part.name: part.data for part in contents.attachments}}
+
+
+def compare(sent: dict[str, bytes], got: dict[str, bytes]) -> Iterator[str]:
+    """The parts that were sent and those that came, in lines."""
+    for name in {**sent, **got}:
+        verdict = "the same as sent" if sent.get(name) == got.get(name) else "NOT THE SAME AS SENT"
+        yield f"{name}: {len(got.get(name, b'')):,} bytes, {verdict}"
 
 
 def show_log(text: str) -> Iterator[str]:
@@ -182,9 +219,13 @@ def play(step: Step, home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix)
     width = shutil.get_terminal_size((150, 24)).columns
     left = ["THE RELAY'S LOG", *show_log(log)]
     right = ["WHAT THE PROVIDER RECEIVED", *(line for message in messages for line in describe(message))]
+    # Of a bounce or a notice the parts are not those of the message.
+    sent = pieces(received_of(step.message)) if step.megabytes else {}
+    got = [pieces(message.received) for message in messages if step.megabytes]
+    right += [line for parts in got for line in compare(sent, parts)]
     print(f"\n{step.title}\n> {step.command}\n", *beside(left, right, width), sep="\n")
     right_log = any(line.startswith(step.logged) for line in show_log(log))
-    return right_log and is_met(step.received, messages)
+    return right_log and is_met(step.received, messages) and all(parts == sent for parts in got)
 
 
 def is_met(expected: list[Received], messages: list[Accepted]) -> bool:
@@ -198,7 +239,7 @@ def main() -> int:
     wrong = []
     with terminable(), Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         home.configure(TRUSTED_DEVICE_IPS=["127.0.0.35"], TRUSTED_DEVICE_DOMAINS=["domain.com"])
-        with PrivatePostfix(home.script, user=home.account.pw_name) as postfix:
+        with PrivatePostfix(home.script, user=home.account.pw_name, settings=SETTINGS) as postfix:
             for step in STEPS:
                 is_right = play(step, home, sandbox, postfix)
                 print("=> right" if is_right else "=> WRONG", flush=True)
