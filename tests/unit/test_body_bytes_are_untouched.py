@@ -7,7 +7,7 @@ import re
 import pytest
 from helpers.mail_shapes import Shape, shapes
 from helpers.script import load_script
-from helpers.unit import address_message
+from helpers.unit import address_message, parse
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
@@ -29,6 +29,14 @@ def test_the_body_keeps_every_byte_but_its_line_ends(provider: str, body: bytes)
     mail = address_message(relay, HEADER + body, ["a@x.org", "b@x.org"], provider=provider)
 
     assert mail.data.split(b"\r\n\r\n", 1)[1] == with_crlf(body)
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=BODIES, octets=st.integers(1, 4))
+def test_no_line_end_is_lost_where_a_piece_ends_in_it(body: bytes, octets: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "PIECE", octets)
+        assert parse(relay, HEADER + body).body == with_crlf(body)
 
 
 @settings(max_examples=150, deadline=None)
