@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from helpers.large_mail import scan
 from helpers.mail import mail
 
 Figure = Literal["cpu", "wall", "memory"]
-# "start": the interpreter alone; "import": and two of its modules; "deliver": one call of the provider.
-Floor = Literal["start", "import", "deliver"]
+# "start": the interpreter alone; "import": and two of its modules; "deliver": one call of the provider;
+# "upload": those of a draft.
+Floor = Literal["start", "import", "deliver", "upload"]
 
 # Medians of so many runs; --runs changes it for all.
 SHORT, LONG, LARGE = 31, 15, 7
@@ -19,10 +21,14 @@ ALERTS, NULL_SENDER = "alerts@domain.com", "MAILER-DAEMON"
 
 
 class Target(NamedTuple):
-    """The most that the ratio to the floor may be; for memory: what is over the floor, in messages."""
+    """The most that the ratio to the floor may be; for memory: what is over the floor, in messages.
+
+    With `over` it is over what the relay needs for that other case.
+    """
 
     figure: Figure
     most: float
+    over: str = ""
 
 
 class Case(NamedTuple):
@@ -61,6 +67,9 @@ class Case(NamedTuple):
         """The message, as Postfix hands it over."""
         first = 0 if self.visible else self.enveloped
         listed = [named(number) for number in range(first, first + self.listed)]
+        if self.floor == "upload":
+            # Base64 has lines of 76 characters for 57 bytes.
+            return scan(self.size / MB * 57 / 77, To=",\n ".join(listed))
         line = b"x" * 76 + b"\n"
         return mail(line * (self.size // len(line) + 1), To=",\n ".join(listed))
 
@@ -89,6 +98,8 @@ CHEAP = (Target("cpu", 2.0),)
 NEAR_GRAPH = (Target("cpu", 1.15), Target("wall", 1.15))
 NEAR_SES = (Target("cpu", 1.10), Target("wall", 1.10))
 SMALL = (Target("memory", 2.5),)
+UPLOADED = (Target("cpu", 1.5), Target("wall", 1.5))
+FRUGAL = (*UPLOADED, Target("memory", 2.0, "graph"))
 LINEAR = (Target("cpu", 12),)
 
 CASES = (
@@ -97,8 +108,10 @@ CASES = (
     Case("graph-store", "the same, all the machine's CAs", "deliver", SHORT, NEAR_GRAPH, store=True),
     Case("ses", "SES delivery", "deliver", SHORT, NEAR_SES, "ses"),
     Case("reject", "reject: no visible recipient", "import", SHORT, CHEAP, visible=False, status=1),
-    Case("graph-3mb", "3.1 MB through Graph, its limit", "deliver", LARGE, SMALL, size=3_100_000),
-    Case("graph-25mb", "25 MB, too large for Graph", "import", LARGE, SMALL, size=25 * MB, status=1),
+    Case("graph-3mb", "2.9 MB through Graph, in one call", "deliver", LARGE, SMALL, size=2_900_000),
+    Case("graph-10mb", "10 MB through Graph, by a draft", "upload", LARGE, UPLOADED, size=10 * MB),
+    Case("graph-25mb", "25 MB through Graph, by a draft", "upload", LARGE, FRUGAL, size=25 * MB),
+    Case("graph-100mb", "100 MB through Graph, by a draft", "upload", LARGE, FRUGAL, size=100 * MB),
     Case("ses-25mb", "25 MB through SES", "deliver", LARGE, SMALL, "ses", 25 * MB),
     Case("to-1", "1 in To", "deliver", LONG),
     Case("to-1000", "1,000 in To, one recipient", "deliver", LONG, listed=1_000),

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from sandbox import Recorded, Sandbox
 
+# What Exchange can be told to take.
+LARGEST_MESSAGE = 150_000_000
+
 
 class Taken(NamedTuple):
     """A message that the provider accepted; `when` is monotonic seconds, of the request's arrival."""
@@ -70,6 +73,7 @@ _running: list[Sandbox] = []
 
 def _start(directory: Path) -> tuple[str, Path]:
     sandbox = Sandbox(directory=directory)
+    sandbox.message_limit, sandbox.keeps_ranges = LARGEST_MESSAGE, False
     sandbox.start()
     _running.append(sandbox)
     return sandbox.url, sandbox.ca_file
@@ -84,6 +88,7 @@ def _requests() -> list[Recorded]:
     seen = sandbox.requests[:]
     sandbox.requests.clear()
     sandbox.accepted.clear()
+    sandbox.messages.clear()
     return seen
 
 

@@ -113,8 +113,15 @@ def test_growth_is_told_without_the_start(times: float, verdict: str) -> None:
 def test_every_target_can_be_missed() -> None:
     dear = {case.name: Figures(Usage(99.0, 99.0, 9999.0), ALIKE) for case in CASES if case.targets}
     shown = table(dear)
-    assert len(dear) == 8
+    assert len(dear) == 10
     assert all("  NO: " in lines(shown, path)[0] for path in dear)
+
+
+@pytest.mark.parametrize(("memory", "verdict"), [(229.9, "yes"), (230.1, "NO: memory")])
+def test_memory_is_judged_by_what_a_small_message_takes(memory: float, verdict: str) -> None:
+    small, large = Figures(ALIKE, ALIKE), Figures(ALIKE._replace(memory=memory), ALIKE)
+    shown = table({"graph": small, "graph-100mb": large})
+    assert lines(shown, "graph-100mb")[0].endswith(f"  {verdict}")
 
 
 def test_the_messages_are_as_large_as_the_table_says() -> None:
@@ -124,6 +131,7 @@ def test_the_messages_are_as_large_as_the_table_says() -> None:
     assert len(cases["to-10000"].recipients) == 1
     assert len(cases["all-10000"].recipients) == 10_000
     assert 25 <= len(cases["ses-25mb"].message()) / MB < 25.1
+    assert 25 <= len(cases["graph-25mb"].message()) / MB < 25.1
     assert {name for growth in GROWTHS for name in growth[2:] if name} <= cases.keys()
 
 
