@@ -1,0 +1,73 @@
+"""A scan that is too large for one call comes through SMTP, Postfix and the relay as it was sent, once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from helpers.home import RelayHome
+from helpers.large_mail import scan
+from helpers.postfix import PrivatePostfix, signal_process
+from helpers.received import received_of
+from helpers.script import load_script
+from sandbox import Answer, Recorded, Sandbox
+
+SCAN = scan(12)
+DEVICE, SENDER, RECIPIENTS = "127.0.0.35", "network@domain.com", ["to@external.com", "bcc@domain.com"]
+# As a process is named in proc(5), in 15 characters.
+RELAY = "postfix-api-rel"
+
+
+@pytest.fixture
+def roomy(home: RelayHome) -> Iterator[PrivatePostfix]:
+    """A Postfix that takes what Graph takes."""
+    settings = {"message_size_limit": "48000000"}
+    with PrivatePostfix(home.script, user=home.account.pw_name, settings=settings) as running:
+        yield running
+
+
+def submit(postfix: PrivatePostfix) -> None:
+    postfix.smtp(SENDER, RECIPIENTS, SCAN.decode(), source_address=DEVICE)
+
+
+def uploads(sandbox: Sandbox) -> list[Recorded]:
+    """The pieces of the file that have come so far."""
+    return [request for request in sandbox.requests if request.role == "range"]
+
+
+def require_one_delivery(home: RelayHome, sandbox: Sandbox) -> None:
+    """The provider has sent the scan once, as it was, from one draft, and nothing of it is left."""
+    [message] = sandbox.accepted
+    sent, got = received_of(SCAN), message.received
+    assert (message.via, got.to, got.bcc) == ("draft", RECIPIENTS[:1], RECIPIENTS[1:])
+    assert (got.texts, got.attachments) == (sent.texts, sent.attachments)
+    assert [request.role for request in sandbox.requests].count("draft") == 1
+    assert sandbox.drafts == {}
+    assert load_script().progress_files(home.path) == []
+
+
+def test_a_scan_of_12_mb_arrives_as_it_was(home: RelayHome, sandbox: Sandbox, roomy: PrivatePostfix) -> None:
+    submit(roomy)
+    roomy.wait_until_empty()
+    require_one_delivery(home, sandbox)
+    assert {outcome.status for outcome in roomy.outcomes()} == {"sent"}
+
+
+def test_the_next_attempt_goes_on_where_a_kill_has_ended_an_upload(
+    home: RelayHome, sandbox: Sandbox, roomy: PrivatePostfix
+) -> None:
+    gate = threading.Event()
+    sandbox.answer("range", Answer(), Answer(gate=gate))
+    submit(roomy)
+    roomy.wait_for("half of the upload", lambda: len(uploads(sandbox)) == 2)
+    killed = [pid for pid, name in roomy.programs().items() if name == RELAY]
+    assert len(killed) == 1
+    signal_process(killed[0], signal.SIGKILL)
+    gate.set()
+    roomy.wait_until_empty()
+    require_one_delivery(home, sandbox)
+    pieces = [request.headers["content-range"] for request in uploads(sandbox)]
+    assert len(pieces) == len(set(pieces)) == 4
+    assert [outcome.status for outcome in roomy.outcomes()] == ["deferred"] * 2 + ["sent"] * 2
