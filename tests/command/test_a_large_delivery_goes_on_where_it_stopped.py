@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ from helpers.pipe import Delivery, pipe
 from helpers.state import kept_progress, pass_by_progress
 from helpers.state_faults import clock_jumps
 from helpers.variants import shrink_drafts
+from helpers.waiting import wait_until
 from sandbox import (
     Accepted,
     Answer,
@@ -170,6 +172,14 @@ def test_a_refused_second_send_does_not_make_the_first_one_known(
     expect_sent(sandbox, home, SMALL)
 
 
+def test_a_draft_that_was_sent_all_the_same(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """Graph has refused that, and done it."""
+    sandbox.answer("send", Answer(503, accept=True))
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
 def test_an_answer_may_come_in_chunks(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     sandbox.answer("send", LOST)
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
@@ -224,13 +234,16 @@ def test_a_lost_draft_that_is_not_found_is_deleted_later(
     expect_sent(sandbox, home, SMALL)
 
 
+@pytest.mark.parametrize(
+    ("answers", "lag"), [([LOST, Answer(), LOST], 1), ([Answer(), LOST], 0)], ids=["of both", "of the second"]
+)
 def test_the_next_part_of_a_crowd_takes_over_no_draft_of_the_one_before(
-    sandbox: Sandbox, home: RelayHome
+    sandbox: Sandbox, home: RelayHome, answers: list[Answer], lag: int
 ) -> None:
-    """Of either part an answer is lost, and the folder does not know yet what has been sent."""
+    """An answer is lost, and the folder does not know yet what has been sent."""
     crowd = [f"r{number}@x.test" for number in range(500)]
-    sandbox.find_lag = sandbox.sent_lag = 1
-    sandbox.answer("draft", LOST, Answer(), LOST)
+    sandbox.find_lag, sandbox.sent_lag = lag, 3
+    sandbox.answer("draft", *answers)
     for _ in range(5):
         if pipe(home, SMALL, RECIPIENT, *crowd).verdict == "sent":
             break
@@ -431,3 +444,23 @@ def test_another_sender_since_the_draft_was_made(
     pass_by_progress(home, 60)
     assert pipe(home, given, RECIPIENT, sender="printer@elsewhere.com").verdict == "sent"
     assert expect_sent(sandbox, home, given).mailbox == mailbox
+
+
+def test_two_deliveries_take_over_a_draft_each(sandbox: Sandbox, home: RelayHome) -> None:
+    """Both find the two that got no answer, and none knows yet which one the other takes."""
+    given = scan(0.025, To="to@external.com, b@x.test")
+    sandbox.answer("draft", LOST, LOST)
+    for name in (RECIPIENT, "b@x.test"):
+        assert pipe(home, given, name).verdict == "deferred"
+    gate = threading.Event()
+    sandbox.answer("find", Answer(gate=gate), Answer(gate=gate))
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(pipe, home, given, name) for name in (RECIPIENT, "b@x.test")]
+        wait_until(lambda: [request.role for request in sandbox.requests].count("find") == 2)
+        gate.set()
+    assert {one.result().verdict for one in both} <= {"sent", "deferred"}
+    for name, first in zip((RECIPIENT, "b@x.test"), both):
+        assert first.result().verdict == "sent" or pipe(home, given, name).verdict == "sent"
+    assert sandbox.mailed == {RECIPIENT: 1, "b@x.test": 1}
+    assert all(len(one.received.attachments) == 1 for one in sandbox.accepted)
+    assert sandbox.drafts == {} and kept_progress(home) == []

@@ -21,7 +21,7 @@ PROVIDERS = pytest.mark.parametrize("provider", ["graph", "ses"])
 BAD = "bad@x.test"
 DSN = {"graph": "5.1.3", "ses": "5.6.0"}
 # Of refused calls, for as many recipients as a call takes.
-BOUND = 20
+BOUND = 40
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_what_the_relay_itself_refuses_has_none(sandbox: Sandbox, home: RelayHom
     """It is no fault that somebody has to look into."""
     assert deliver(mail(To=None), "to@external.com").dsn == "5.7.1"
     assert deliver(mail(), "no address").dsn == "5.1.3"
+    home.configure(LARGE_MESSAGES="refuse")
     assert deliver(mail(b"x" * 3_500_000), "to@external.com").dsn == "5.3.4"
     assert home.log().count(" BOUNCED: ") == 3
     assert "Traceback" not in home.log()

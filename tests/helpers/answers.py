@@ -27,6 +27,7 @@ Role = Literal[
     "cancel",
     "send",
     "delete",
+    "update",
     "ses",
     "quota",
     "other",

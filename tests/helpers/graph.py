@@ -29,6 +29,7 @@ from helpers.graph_message import (
     bad_request,
     described,
     is_flag,
+    is_list,
     is_object,
     members,
     read_attachment,
@@ -58,6 +59,7 @@ GRAPH_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"GET /v1\.0/users/[^/?]+/mailFolders/drafts/messages(\?.*)?"), "find"),
     (re.compile(rf"GET {MESSAGE_URL}(\?.*)?"), "look"),
     (re.compile(rf"DELETE {MESSAGE_URL}"), "delete"),
+    (re.compile(rf"PATCH {MESSAGE_URL}"), "update"),
     (re.compile(rf"POST {MESSAGE_URL}/send"), "send"),
     (re.compile(rf"POST {MESSAGE_URL}/attachments"), "attach"),
     (re.compile(rf"POST {MESSAGE_URL}/attachments/(microsoft\.graph\.)?createUploadSession"), "session"),
@@ -67,7 +69,7 @@ GRAPH_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
 )
 UPLOAD_ROLES = ("range", "progress", "cancel")
 # Steps that have a JSON body.
-WRITES = ("draft", "attach", "session")
+WRITES = ("draft", "update", "attach", "session")
 SHOWN_MESSAGE = ("id", "isDraft", "internetMessageId", "subject")
 SHOWN_FILE = ("id", "name", "size", "isInline", "contentType")
 ADDRESS = re.compile(
@@ -282,6 +284,7 @@ class Graph:
             "progress": self._progress,
             "cancel": self._cancel,
             "delete": self._delete,
+            "update": self._update,
         }
         return others[seen.role](seen), None
 
@@ -489,6 +492,16 @@ class Graph:
             draft.accepted.saved = False
         self.sessions = {path: upload for path, upload in self.sessions.items() if upload.draft is not draft}
         return Answer(204)
+
+    def _update(self, seen: Recorded) -> Answer:
+        """Change the recipients; nothing else is known here."""
+        draft = self._unsent(seen)
+        fields = {f"{name}Recipients": name for name in ("to", "cc", "bcc")}
+        content = members(read_json(seen.body), dict.fromkeys(fields, is_list))
+        given = read_message(content, self.small_file_limit)
+        changes = {name: getattr(given, name) for field, name in fields.items() if field in content}
+        draft.message = draft.message._replace(**changes)
+        return json_answer(200, shown(draft, SHOWN_MESSAGE, is_draft=True))
 
     def _send(self, seen: Recorded) -> Outcome:
         draft = self._unsent(seen)
