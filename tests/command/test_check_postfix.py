@@ -239,7 +239,7 @@ POSTFIX_FAULTS = {
     "fifty recipients at most": mended(
         "warn",
         lambda chain: chain.set("apirelay_destination_recipient_limit = 50"),
-        "apirelay_destination_recipient_limit is 50: mail to more is split, which the relay does itself",
+        "apirelay_destination_recipient_limit is 50: mail to more is split, as the relay does itself",
         postfix_cure("apirelay_destination_recipient_limit = 0"),
     ),
     "times as Postfix comes with": mended(
