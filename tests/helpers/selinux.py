@@ -14,7 +14,8 @@ where fs/namei.c, fs/open.c and fs/exec.c call them:
     stat, getxattr      getattr (selinux_inode_getattr, selinux_inode_getxattr)
     chmod, chown,
     utimensat, setxattr setattr (selinux_inode_setattr, selinux_inode_setxattr)
-    ftruncate           write (selinux_inode_setattr)
+    ftruncate, and
+    utimensat to now    write (selinux_inode_setattr)
     access              read, write or execute as it asks, nothing for F_OK (selinux_inode_permission)
     ioctl               ioctl (selinux_file_ioctl, for the requests that occur here)
     flock               lock (selinux_file_lock)
@@ -128,7 +129,7 @@ class Observer:
 
     def _paths(self, name: str, arguments: str) -> list[Path]:
         """The paths that a call is about."""
-        if name in ON_DESCRIPTOR or name == "fcntl":
+        if name == "fcntl" or name in ON_DESCRIPTOR and not (name == "utimensat" and arguments[0] == "A"):
             match = DESCRIPTOR.match(arguments)
             assert match, f"not by descriptor: {name}({arguments})"
             return [Path(match["path"])]
@@ -146,6 +147,8 @@ class Observer:
 
     def _asked(self, call: Call, arguments: str, path: Path) -> list[str]:
         """What a call that changes no directory asks of its file."""
+        if call.name == "utimensat" and arguments.endswith(", NULL, 0"):
+            return ["write"]
         if call.name in ON_DESCRIPTOR:
             return [ON_DESCRIPTOR[call.name]]
         if call.name == "access":

@@ -17,8 +17,9 @@ from typing import Callable
 
 import pytest
 from helpers.home import LOG, SCRIPT, RelayHome
+from helpers.large_mail import scan
 from helpers.mail import mail
-from helpers.pipe import Delivery, pipe
+from helpers.pipe import Delivery, pipe, waits
 from helpers.policy import BUILD, SHIPPED_HOME, Policy, Right, build, install
 from helpers.postfix import PROJECT, run
 from helpers.rotation import configure, logs, rotate
@@ -27,11 +28,11 @@ from helpers.state import WINDOW, fill_window, open_slots
 from helpers.strace import command, read_calls, trace, whole_lines
 from helpers.variants import use_ses
 from helpers.waiting import FAR, occupy, wait_until
-from sandbox import Sandbox, graph_error
+from sandbox import Answer, Sandbox, graph_error
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 RELAY, LOGROTATE = "postfix_pipe_t", "logrotate_t"
-MESSAGE = mail(Subject="Alert", From=None)
+MESSAGE, SCAN = mail(Subject="Alert", From=None), scan(4)
 RECIPIENT = "to@external.com"
 # Not approved, so that the admin is told of it.
 STRANGER = "printer@elsewhere.com"
@@ -135,6 +136,8 @@ def compare(policy: Policy, domain: str, used: dict[Right, str]) -> None:
         ("fstat(3<{file}>, {{st_mode=S_IFREG|0600, st_size=0, ...}}) = 0", "getattr"),
         ('newfstatat(3<{file}>, "", {{st_mode=S_IFREG|0600, st_size=0, ...}}, AT_EMPTY_PATH) = 0', "getattr"),
         ('statx(3<{file}>, "", AT_STATX_SYNC_AS_STAT|AT_EMPTY_PATH, STATX_SIZE, {{...}}) = 0', "getattr"),
+        ("utimensat(3<{file}>, NULL, [{{tv_sec=1}}, {{tv_sec=1}}], 0) = 0", "setattr"),
+        ('utimensat(AT_FDCWD</>, "{file}", NULL, 0) = 0', "write"),
         ("fcntl(3<{file}>, F_GETFL) = 0x28800 (flags O_RDONLY|O_NONBLOCK|O_LARGEFILE|O_NOFOLLOW)", ""),
         ("fcntl(3<{file}>, F_SETLK, {{l_type=F_WRLCK, l_whence=SEEK_SET, l_start=0, l_len=0}}) = 0", "lock"),
     ],
@@ -176,10 +179,10 @@ def test_a_system_call_that_is_not_known_is_not_passed_over(tmp_path: Path, text
 # ---------------------------------------------------------------- the relay
 
 
-def watch(policy: Policy, home: RelayHome) -> tuple[Delivery, dict[Right, str]]:
+def watch(policy: Policy, home: RelayHome, message: bytes = MESSAGE) -> tuple[Delivery, dict[Right, str]]:
     """Deliver under strace: what became of the message, and what the policy is asked for."""
     observer = Observer(home.path)
-    traced = trace(home, MESSAGE, RECIPIENT, sender=STRANGER)
+    traced = trace(home, message, RECIPIENT, sender=STRANGER)
     observer.see(traced.calls)
     used = asked(policy, observer)
     for call in traced.calls:
@@ -239,13 +242,20 @@ def left_by_a_death(home: RelayHome, provider: Sandbox) -> None:
     home.put(f"{WINDOW}.new", b"{")
 
 
+def large_message(home: RelayHome, provider: Sandbox) -> bytes:
+    """It keeps its progress, which an attempt before has left, and whose age it renews."""
+    provider.answer("send", Answer(503))
+    assert waits(pipe(home, SCAN, RECIPIENT, sender=STRANGER))
+    return SCAN
+
+
 def directory_for_a_file(home: RelayHome, provider: Sandbox) -> None:
     (home.path / WINDOW).mkdir()
     home.own(home.path / WINDOW)
 
 
 # What is done beforehand, and what the log says then.
-DELIVERIES: dict[Callable[[RelayHome, Sandbox], None], str] = {
+DELIVERIES: dict[Callable[[RelayHome, Sandbox], bytes | None], str] = {
     first: "NOTICE: override notice sent",
     second: "NOTICE: override notice sent",
     spaced_notices: "NOTICE: override notice sent",
@@ -256,6 +266,7 @@ DELIVERIES: dict[Callable[[RelayHome, Sandbox], None], str] = {
     wrong_secret: "BOUNCED: 5.7.8 ",
     no_configuration: "DEFERRED: 4.3.5 ",
     left_by_a_death: "DELIVERED: ",
+    large_message: "DELIVERED: ",
     directory_for_a_file: "DELIVERED: ",
 }
 
@@ -271,8 +282,7 @@ def test_the_relay_is_allowed_what_it_does_and_no_more(policy: Policy) -> None:
     for prepare, logged in DELIVERIES.items():
         with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
             home.give_to_root()
-            prepare(home, provider)
-            _delivery, found = watch(policy, home)
+            _delivery, found = watch(policy, home, prepare(home, provider) or MESSAGE)
             assert logged in home.log(), prepare.__name__
             used.update(found)
     if not python_asks_for_terminals():
