@@ -902,6 +902,10 @@ size_settings() {
         limit=$((30 << 20))
     elif [ "$(configured LARGE_MESSAGES)" = refuse ]; then
         limit=$((3 << 20))
+    else
+        # The mailboxes may have been raised to what Exchange takes at most.
+        made=$(postconf_now -nh message_size_limit)
+        [[ ! $made =~ ^[1-9][0-9]{0,9}$ || $made -lt $limit || $made -gt $((150 << 20)) ]] || limit=$made
     fi
     echo "message_size_limit = $limit"
     mailbox=$(postconf_now -xh mailbox_size_limit)

@@ -431,6 +431,16 @@ def test_a_size_that_the_admin_has_set_since_is_kept(installed: Machine) -> None
     assert sizes(installed) == ("20000000", "")
 
 
+def test_a_size_for_raised_mailboxes_stays(machine: Machine) -> None:
+    raised = str(150 << 20)
+    add_settings(machine.postfix.config, [f"message_size_limit = {raised}"])
+    machine.install()
+    assert sizes(machine) == (raised, raised)
+    machine.files().configure(LARGE_MESSAGES="refuse")
+    machine.install()
+    assert sizes(machine) == (str(REQUEST), raised)
+
+
 def test_a_mailbox_takes_what_a_message_may_have(machine: Machine) -> None:
     """Or local(8) delivers nothing at all."""
     add_settings(machine.postfix.config, ["mailbox_size_limit = 40000000"])
