@@ -325,6 +325,18 @@ def test_a_draft_that_cannot_be_deleted_is_later(
     assert sandbox.drafts == {} and kept_progress(home) == []
 
 
+def test_a_file_that_cannot_be_read_keeps_no_other_from_its_end(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.message_limit = 35_000
+    sandbox.answer("delete", Answer(503))
+    assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
+    shut = home.put(".progress-0-shut", b"{}", 0)
+    assert deliver(mail(), RECIPIENT, queue_id="Other").verdict == "sent"
+    assert kept_progress(home) == [shut]
+    assert sandbox.drafts == {}
+
+
 def test_a_draft_that_can_never_be_deleted_is_given_up(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:

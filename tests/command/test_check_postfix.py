@@ -902,6 +902,14 @@ def test_the_largest_message_is_what_the_provider_takes(chain: Chain, provider: 
     assert chain.check().problems == []
 
 
+def test_the_cure_of_one_limit_leaves_nothing_to_say_of_the_other(chain: Chain) -> None:
+    chain.set("message_size_limit = 10240000", "mailbox_size_limit = 20480000")
+    [line] = chain.check().problems
+    assert line.startswith("warn  message_size_limit is 10240000, ")
+    chain.mend(line)
+    assert chain.check().problems == []
+
+
 def test_no_limit_of_messages_beside_one_of_mailboxes(chain: Chain) -> None:
     chain.set("message_size_limit = 0")
     message, mailbox = chain.check().problems

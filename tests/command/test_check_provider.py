@@ -262,3 +262,11 @@ def test_what_large_messages_will_meet_is_said(chain: Chain) -> None:
     assert problem.startswith(text) and "LARGE_MESSAGES" in problem
     chain.configure(LARGE_MESSAGES="refuse")
     assert chain.check().problems == []
+
+
+def test_the_mailbox_of_that_look_may_have_any_name(chain: Chain) -> None:
+    chain.sandbox.roles = ["Mail.Send"]
+    chain.configure(DEFAULT_FROM_ADDRESS="ups#1@example.org")
+    chain.check()
+    [look] = (request.path for request in chain.sandbox.requests if request.role == "find")
+    assert look.startswith("/v1.0/users/ups%231@example.org/mailFolders/drafts/messages?")

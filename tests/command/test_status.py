@@ -281,6 +281,27 @@ def test_the_worst_comes_first(watched: Watched) -> None:
     assert summary.startswith("POSTFIX-API-RELAY CRITICAL - the credentials ended 2 days ago; paused until ")
 
 
+def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:
+    """Whatever else an account that was taken over has put there."""
+    home = watched.home
+    for name, content, mode in (
+        ("Left-1", b'{"over": true}', 0o600),
+        ("Shut-1", b"{}", 0),
+        ("a\n$(id)", b"[", 0o600),
+    ):
+        home.put(f".progress-{name}", content, mode)
+    (home.path / ".progress-Link-1").symlink_to("/dev/zero")
+    os.mkfifo(home.path / ".progress-Pipe-1")
+    (home.path / ".progress-Directory-1").mkdir()
+    shown = watched.show()
+    assert shown.status == 1
+    assert shown.text.startswith(
+        "POSTFIX-API-RELAY WARNING - drafts that a later delivery is to delete: 1 | "
+    )
+    window = watched.json()["window"]
+    assert (window["drafts_left"], window["unfinished"]) == (1, 6)
+
+
 @pytest.mark.parametrize(
     ("number", "status", "share"), [(7_999, 0, "80%"), (8_000, 1, "80%"), (12_000, 1, "120%"), (1, 0, "0%")]
 )
