@@ -23,8 +23,6 @@ from sandbox import Accepted, Sandbox, terminable
 ADMIN = "admin@domain.com"
 DEFAULT = "alerts@domain.com"
 BOUNCE_SUBJECT = "Undelivered Mail Returned to Sender"
-# Postfix's own limit is 10 MB.
-SETTINGS = {"message_size_limit": "48000000"}
 
 
 class Received(NamedTuple):
@@ -239,7 +237,7 @@ def main() -> int:
     wrong = []
     with terminable(), Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         home.configure(TRUSTED_DEVICE_IPS=["127.0.0.35"], TRUSTED_DEVICE_DOMAINS=["domain.com"])
-        with PrivatePostfix(home.script, user=home.account.pw_name, settings=SETTINGS) as postfix:
+        with PrivatePostfix(home.script, user=home.account.pw_name) as postfix:
             for step in STEPS:
                 is_right = play(step, home, sandbox, postfix)
                 print("=> right" if is_right else "=> WRONG", flush=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 
-import pytest
 from helpers.home import RelayHome
 from helpers.large_mail import scan
 from helpers.postfix import PrivatePostfix, signal_process
@@ -18,14 +16,6 @@ SCAN = scan(12)
 DEVICE, SENDER, RECIPIENTS = "127.0.0.35", "network@domain.com", ["to@external.com", "bcc@domain.com"]
 # As a process is named in proc(5), in 15 characters.
 RELAY = "postfix-api-rel"
-
-
-@pytest.fixture
-def roomy(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix that takes what Graph takes."""
-    settings = {"message_size_limit": "48000000"}
-    with PrivatePostfix(home.script, user=home.account.pw_name, settings=settings) as running:
-        yield running
 
 
 def submit(postfix: PrivatePostfix) -> None:
@@ -48,26 +38,28 @@ def require_one_delivery(home: RelayHome, sandbox: Sandbox) -> None:
     assert load_script().progress_files(home.path) == []
 
 
-def test_a_scan_of_12_mb_arrives_as_it_was(home: RelayHome, sandbox: Sandbox, roomy: PrivatePostfix) -> None:
-    submit(roomy)
-    roomy.wait_until_empty()
+def test_a_scan_of_12_mb_arrives_as_it_was(
+    home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix
+) -> None:
+    submit(postfix)
+    postfix.wait_until_empty()
     require_one_delivery(home, sandbox)
-    assert {outcome.status for outcome in roomy.outcomes()} == {"sent"}
+    assert {outcome.status for outcome in postfix.outcomes()} == {"sent"}
 
 
 def test_the_next_attempt_goes_on_where_a_kill_has_ended_an_upload(
-    home: RelayHome, sandbox: Sandbox, roomy: PrivatePostfix
+    home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix
 ) -> None:
     gate = threading.Event()
     sandbox.answer("range", Answer(), Answer(gate=gate))
-    submit(roomy)
-    roomy.wait_for("half of the upload", lambda: len(uploads(sandbox)) == 2)
-    killed = [pid for pid, name in roomy.programs().items() if name == RELAY]
+    submit(postfix)
+    postfix.wait_for("half of the upload", lambda: len(uploads(sandbox)) == 2)
+    killed = [pid for pid, name in postfix.programs().items() if name == RELAY]
     assert len(killed) == 1
     signal_process(killed[0], signal.SIGKILL)
     gate.set()
-    roomy.wait_until_empty()
+    postfix.wait_until_empty()
     require_one_delivery(home, sandbox)
     pieces = [request.headers["content-range"] for request in uploads(sandbox)]
     assert len(pieces) == len(set(pieces)) == 4
-    assert [outcome.status for outcome in roomy.outcomes()] == ["deferred"] * 2 + ["sent"] * 2
+    assert [outcome.status for outcome in postfix.outcomes()] == ["deferred"] * 2 + ["sent"] * 2
