@@ -190,4 +190,6 @@ def test_of_200_messages_at_once_the_limit_goes_and_the_rest_waits(
     assert sorted(message.subject for message in sandbox.accepted) == sorted(sent)
     assert len(sent) == LIMIT
     texts = {delivery.text for delivery in deliveries if delivery.verdict != "sent"}
-    assert texts == {f"4.4.5 rate limit reached ({LIMIT}/{LIMIT} per minute), deferring"}
+    full = f"4.4.5 rate limit reached ({LIMIT}/{LIMIT} per minute), deferring"
+    # Who has waited in vain for one of the requests under way to end.
+    assert full in texts <= {full, "4.4.5 request limit reached (4 at a time), deferring"}
