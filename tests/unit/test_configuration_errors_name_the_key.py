@@ -64,6 +64,7 @@ WRONG: dict[str, list[object]] = {
     "SILENT_OVERRIDE_ADDRESSES": NO_TEXTS,
     "RATE_LIMIT_PER_MINUTE": NO_NUMBER,
     "RATE_LIMIT_MAX_WAIT_SECONDS": [*NO_NUMBER, 301],
+    "RATE_LIMIT_URGENT_RESERVE": NO_NUMBER,
     "RATE_LIMIT_SCOPE": [*NO_TEXT, "Sender", "mailbox"],
     "LOG_FILE_PATH": [*NO_TEXT, "a\0b"],
     "CA_BUNDLE": [*NO_TEXT, "a\0b"],
