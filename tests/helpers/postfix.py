@@ -81,6 +81,11 @@ def fragment_settings(fragment: Path) -> list[str]:
     return [line for line in fragment.read_text().splitlines() if re.match("[a-z]", line)]
 
 
+def urgent_text(fragment: Path) -> str:
+    """A fragment with what it has commented out for urgent mail, as for an installation by hand."""
+    return re.sub("(?m)^#(?=[a-z]|  )", "", fragment.read_text())
+
+
 def replaced(text: str, old: str, new: str) -> str:
     """TEXT with its one OLD replaced; AssertionError when the fragment no longer has it just once."""
     assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in:\n{text}"
@@ -89,7 +94,9 @@ def replaced(text: str, old: str, new: str) -> str:
 
 def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
     """The shipped master.cf fragment for another command, user and limit of parallel deliveries."""
-    fragment = (PROJECT / "postfix" / "master.cf").read_text()
+    lines = (PROJECT / "postfix" / "master.cf").read_text().splitlines(keepends=True)
+    # The entry for urgent mail is commented out.
+    fragment = "".join(line for line in lines if not line.startswith("#"))
     fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
     fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
     fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
