@@ -25,13 +25,18 @@ SHIPPED_ACCOUNT=postfix-relay
 # The cleanup(8) of mail that is handed in on this host, and the parameter of main.cf that it takes.
 LOCAL_CLEANUP=cleanup-local
 LOCAL_TO=local_undisclosed_recipients_header
+# The transport of urgent mail, and where tables lead that: the one next hop keeps a message's recipients together.
+URGENT_TRANSPORT=apirelay-urgent
+URGENT_WAY=$URGENT_TRANSPORT:api-relay
 # What needs no quoting in a table of Postfix's.
 ADDRESS="[A-Za-z0-9.!#%&'*+/?^_\`|~-]+@[A-Za-z0-9.-]+"
+# One whose mail is urgent: an address (a line that begins with "#" is none), a domain, or a network.
+URGENT_ONE="([A-Za-z0-9]$ADDRESS|[A-Za-z0-9]?@[A-Za-z0-9.-]+|[][0-9A-Fa-f:./]+)"
 
 POSTFIX_CONFIG=/etc/postfix
 LOGROTATE_CONFIG=/etc/logrotate.d
 RELAY_HOME='' ACCOUNT='' NETWORKS='' PROVIDER='' MAXPROC='' OPEN='' DRY_RUN='' UNINSTALL=''
-REPLACE_MTA='' ROOT_TO='' SEND_TEST=''
+REPLACE_MTA='' ROOT_TO='' SEND_TEST='' URGENT='' BY_HEADER=''
 # Whether something is left to be done that this script cannot do.
 LEFT=''
 
@@ -52,6 +57,10 @@ upgrade: it changes only what differs, and what you have set differently since i
   --maxproc N                messages that are delivered at a time (default: as it is; at first 1, with SES 4)
   --root-to ADDRESS          where mail to root and to this machine's other accounts goes (default: as it is, or
                              ADMIN_NOTIFICATION_EMAIL once that is configured)
+  --urgent SENDER-OR-CIDR[,...]
+                             whose mail goes ahead of all that waits for the rate limit: addresses, @domains and
+                             networks (default: as it is; none: nobody's, by header neither)
+  --urgent-by-header         so does mail that says so itself: Importance: high, X-Priority: 1, Priority: urgent
   --send-test ADDRESS        at the end, send one message through Postfix and follow it to the provider's answer
   --dry-run                  print every change and make none
   --uninstall                put the saved main.cf and master.cf back; keep configuration, secrets and log
@@ -85,13 +94,16 @@ main() {
 
 install_relay() {
     require_project
+    take_urgent
     refuse_open_networks
+    refuse_filter
     put_packages
     require_usable_machine
     put_account
     put_home
     put_script
     put_configuration
+    put_reserve
     put_secrets
     put_log
     put_state
@@ -99,7 +111,8 @@ install_relay() {
     put_selinux
     show_overrides
     take_root_to
-    put_service
+    put_service apirelay
+    put_urgent
     put_local_cleanup
     # Last: Postfix's commands wait a little before they read a main.cf that was just written.
     put_settings
@@ -108,6 +121,7 @@ install_relay() {
     start_at_boot
     conclude
     show_networks
+    show_urgent
     show_root_mail
     [ -n "$DRY_RUN" ] || check_relay
     [ -n "$DRY_RUN" ] || [ -z "$SEND_TEST" ] || send_test
@@ -119,6 +133,7 @@ uninstall() {
     restore master.cf
     restore main.cf
     [ ! -e "$(saved)" ] || run_postfix
+    remove_urgent_tables
     if is_used_without_us; then
         echo "kept: $RELAY_HOME/$SCRIPT, which master.cf named before this script came"
     else
@@ -146,8 +161,9 @@ parse_options() {
             --uninstall) UNINSTALL=yes ;;
             --replace-mta) REPLACE_MTA=yes ;;
             --i-know-this-is-an-open-relay) OPEN=yes ;;
+            --urgent-by-header) BY_HEADER=yes ;;
             --networks | --provider | --maxproc | --home | --user | --postfix-config | --logrotate-config | \
-                --root-to | --send-test)
+                --root-to | --send-test | --urgent)
                 [ -n "${2-}" ] || fail "$1 needs a value: see --help"
                 take_option "$1" "$2"
                 shift
@@ -165,6 +181,10 @@ take_option() {
         --provider) must_match "$1" "$2" '(graph|ses)' 'graph or ses' && PROVIDER=$2 ;;
         --maxproc) must_match "$1" "$2" '[1-9][0-9]{0,3}' 'a whole number from 1' && MAXPROC=$2 ;;
         --root-to) must_match "$1" "$2" "$ADDRESS" 'one e-mail address' && ROOT_TO=$2 ;;
+        --urgent)
+            must_match "$1" "$2" "(none|$URGENT_ONE(,$URGENT_ONE)*)" \
+                'addresses, @domains and networks with commas between them, or none' && URGENT=$2
+            ;;
         --send-test) must_match "$1" "$2" "$ADDRESS" 'one e-mail address' && SEND_TEST=$2 ;;
         --user) must_match "$1" "$2" '[a-z_][a-z0-9_-]*' 'the name of an account' && ACCOUNT=$2 ;;
         --home) must_be_path "$1" "$2" && RELAY_HOME=${2%/} ;;
@@ -344,7 +364,7 @@ is_guarded() {
 
 # Before anything is changed, where that can be told before the packages are there.
 refuse_open_networks() {
-    [ ! -x "$PYTHON" ] || allowed_networks >/dev/null
+    [ ! -x "$PYTHON" ] || { allowed_networks && urgent_clients; } >/dev/null
 }
 
 put_packages() {
@@ -551,6 +571,42 @@ put_configuration() {
     fi
 }
 
+# put_reserve: places of the rate limit for urgent mail, when that is set up; 0 is what the example says.
+put_reserve() {
+    local file=$RELAY_HOME/relay-config.json new=$SCRATCH/relay-config.json
+    { has_urgent && [ ! -e "$(saved installed/urgent)" ] && [ -x "$PYTHON" ]; } || return 0
+    { if [ -f "$file" ]; then content_of "$file"; else cat "$PROJECT/relay-config.json.example"; fi; } >"$new.old"
+    if ! quietly with_reserve "$new.old" "$new"; then
+        echo "note: set RATE_LIMIT_URGENT_RESERVE to 6 in $file, which could not be read ($(reason))"
+    elif ! cmp -s "$new.old" "$new"; then
+        change "keep places of the rate limit for urgent mail: RATE_LIMIT_URGENT_RESERVE in $file" \
+            "$(space_cure "$RELAY_HOME")" place 644 root "$new" "$file"
+    fi
+}
+
+# with_reserve FILE NEW: 6 places, or half of a smaller limit, where the key is missing or 0; the rest as it is written.
+with_reserve() {
+    "$PYTHON" -I - "$@" <<'END'
+import json
+import re
+import sys
+
+with open(sys.argv[1], encoding="utf-8", newline="") as file:
+    text = file.read()
+config, key = json.loads(text), "RATE_LIMIT_URGENT_RESERVE"
+if not config.get(key):
+    reserve = min(6, (config.get("RATE_LIMIT_PER_MINUTE") or 12) // 2)
+    new, found = re.subn(rf'("{key}"\s*:\s*)(0|null)(?![\d.])', rf"\g<1>{reserve}", text)
+    if not found:
+        new = re.sub(r"\s*}\s*$", f'{"," * bool(config)}\n  "{key}": {reserve}\n}}\n', text)
+    if json.loads(new) != {**config, key: reserve}:
+        sys.exit(f"{key} is not where it is looked for")
+    text = new
+with open(sys.argv[2], "w", encoding="utf-8", newline="") as file:
+    file.write(text)
+END
+}
+
 # put_new MODE ACCOUNT FILE TARGET
 put_new() {
     change "create $4" "$(space_cure "$RELAY_HOME")" place "$@"
@@ -647,25 +703,33 @@ logrotate_file() {
 }
 
 put_logrotate() {
-    local file new=$SCRATCH/installed/logrotate
-    file=$(logrotate_file)
-    adapted "logrotate/$SCRIPT" >"$new"
-    if [ -e "$file" ] && ! cmp -s "$file" "$new" && ! cmp -s "$file" "$(saved installed/logrotate)"; then
-        echo "kept: $file, which is not as this script made it"
+    adapted "logrotate/$SCRIPT" >"$SCRATCH/installed/logrotate"
+    put_file logrotate "$(logrotate_file)" place
+}
+
+# put_file NOTE FILE PLACE: the file is as $SCRATCH/installed/NOTE, unless the administrator has changed it; PLACE
+# is the command that does it.
+put_file() {
+    local new=$SCRATCH/installed/$1
+    if [ -e "$2" ] && ! cmp -s "$2" "$new" && ! cmp -s "$2" "$(saved "installed/$1")"; then
+        echo "kept: $2, which is not as this script made it"
         return
     fi
-    is_placed 644 root "$new" "$file" ||
-        change "write $file" "$(space_cure "$LOGROTATE_CONFIG")" place 644 root "$new" "$file"
+    is_placed 644 root "$new" "$2" ||
+        change "write $2" "$(space_cure "${2%/*}")" "$3" 644 root "$new" "$2"
 }
 
 remove_logrotate() {
-    local file
-    file=$(logrotate_file)
-    [ -e "$file" ] || return 0
-    if cmp -s "$file" "$(saved installed/logrotate)"; then
-        change "remove $file" "$(space_cure "$LOGROTATE_CONFIG")" rm "$file"
+    remove_file logrotate "$(logrotate_file)"
+}
+
+# remove_file NOTE FILE
+remove_file() {
+    [ -e "$2" ] || return 0
+    if cmp -s "$2" "$(saved "installed/$1")"; then
+        change "remove $2" "$(space_cure "${2%/*}")" rm "$2"
     else
-        echo "kept: $file, which is not as this script made it"
+        echo "kept: $2, which is not as this script made it"
     fi
 }
 
@@ -779,48 +843,54 @@ with_limit() {
     echo "${fields[*]}"
 }
 
-# shipped_service: the entry of the fragment.
+# shipped_service NAME: the entry of the fragment, in which that for urgent mail is commented out.
 shipped_service() {
-    with_limit "$(adapted postfix/master.cf | sed '/^#/d' | tr '\n' ' ')" "$1"
+    adapted postfix/master.cf | sed 's/^#\([a-z]\|  \)/\1/; /^#/d' | sed -n "/^$1 /,/argv=/p" | tr -s '\n ' ' '
 }
 
-# first_limit: of a new entry. SES takes several messages a second, which is more than one process delivers.
+# first_limit NAME: of a new entry. SES takes several messages a second, which is more than one process delivers.
 first_limit() {
-    if [ "$PROVIDER" = ses ]; then
+    if [ "$PROVIDER $1" = 'ses apirelay' ]; then
         echo 4
     else
-        limit_of "$(sed '/^#/d' "$PROJECT/postfix/master.cf")" ''
+        limit_of "$(shipped_service "$1")" ''
     fi
+}
+
+# service_note NAME: what was set last.
+service_note() {
+    echo "installed/master.cf${1#apirelay}"
 }
 
 put_service() {
     local current wanted limit
-    current=$(postconf_now -M apirelay/unix | tr -s ' ')
-    limit=${MAXPROC:-$(limit_of "$current" "$(first_limit)")}
-    wanted=$(shipped_service "$limit")
-    with_limit "$wanted" - >"$SCRATCH/installed/master.cf"
-    if [ "$current" != "$wanted" ] && is_own_service "$current"; then
-        echo "kept: apirelay in master.cf, changed since the installation: $current"
+    current=$(postconf_now -M "$1/unix" | tr -s ' ')
+    limit=$(limit_of "$current" "$(first_limit "$1")")
+    [ "$1" != apirelay ] || limit=${MAXPROC:-$limit}
+    wanted=$(with_limit "$(shipped_service "$1")" "$limit")
+    with_limit "$wanted" - >"$SCRATCH/$(service_note "$1")"
+    if [ "$current" != "$wanted" ] && is_own_service "$1" "$current"; then
+        echo "kept: $1 in master.cf, changed since the installation: $current"
         wanted=$(with_limit "$current" "$limit")
     fi
     [ "$current" != "$wanted" ] || return 0
     save_files
     postfix_has_to reload
-    change "set in $POSTFIX_CONFIG/master.cf:"$'\n'"    ${current:-(no apirelay)}"$'\n'"    -> $wanted" \
-        "$(space_cure "$POSTFIX_CONFIG")" set_service "$wanted"
+    change "set in $POSTFIX_CONFIG/master.cf:"$'\n'"    ${current:-(no $1)}"$'\n'"    -> $wanted" \
+        "$(space_cure "$POSTFIX_CONFIG")" set_service "$1" "$wanted"
 }
 
 set_service() {
-    note_pending && postconf -c "$POSTFIX_CONFIG" -M "apirelay/unix=$1"
+    note_pending && postconf -c "$POSTFIX_CONFIG" -M "$1/unix=$2"
 }
 
-# is_own_service ENTRY: whether the administrator has changed, since the installation, how this relay is run;
+# is_own_service NAME ENTRY: whether the administrator has changed, since the installation, how this relay is run;
 # another limit alone is no such change.
 is_own_service() {
     local made
-    made=$(saved installed/master.cf)
-    [ -n "$1" ] && [ -e "$made" ] && [ "$(with_limit "$1" -)" != "$(cat "$made")" ] &&
-        [[ "$1 " == *" user=$ACCOUNT "*"$RELAY_HOME/$SCRIPT "* ]]
+    made=$(saved "$(service_note "$1")")
+    [ -n "$2" ] && [ -e "$made" ] && [ "$(with_limit "$2" -)" != "$(cat "$made")" ] &&
+        [[ "$2 " == *" user=$ACCOUNT "*"$RELAY_HOME/$SCRIPT "* ]]
 }
 
 # put_local_cleanup: mail without a To that is handed in on this host gets one. main.cf's own setting would do that to
@@ -851,6 +921,124 @@ set_local_cleanup() {
         postconf -c "$POSTFIX_CONFIG" -P "pickup/unix/cleanup_service_name=$LOCAL_CLEANUP"
 }
 
+# ------------------------------------------------ urgent mail: a transport, and tables that lead it there
+
+# take_urgent: whose mail is urgent, as asked for or else as remembered. --urgent says all of it.
+take_urgent() {
+    local noted=installed/urgent
+    if [ "$URGENT" = none ]; then
+        BY_HEADER=${BY_HEADER:-no}
+        [ -e "$(saved $noted)" ] || URGENT=''
+    fi
+    URGENT=${URGENT:-$(cat "$(saved $noted)" 2>/dev/null || true)}
+    BY_HEADER=${BY_HEADER:-$(cat "$(saved $noted-by-header)" 2>/dev/null || true)}
+    was_urgent || return 0
+    echo "$URGENT" >"$SCRATCH/$noted"
+    echo "$BY_HEADER" >"$SCRATCH/$noted-by-header"
+}
+
+# was_urgent: whether any mail is urgent, or was: what was set up stays, with tables that name nobody.
+was_urgent() {
+    [ -n "${URGENT#none}" ] || [ "$BY_HEADER" = yes ] || [ -e "$(saved installed/urgent)" ]
+}
+
+has_urgent() {
+    [ -n "${URGENT#none}" ] || [ "$BY_HEADER" = yes ]
+}
+
+urgent_table() {
+    echo "$POSTFIX_CONFIG/$SCRIPT.urgent-$1"
+}
+
+# refuse_filter: FILTER takes the place of a content_filter.
+refuse_filter() {
+    local filter
+    filter=$(postconf_now -h content_filter)
+    [[ $filter =~ ^(apirelay:.*)?$ ]] || [ -z "$(urgent_lines clients; urgent_lines headers)" ] ||
+        fail "content_filter is $filter, and mail that is urgent by client or header would go round it: name senders alone, or add by hand, to what takes the mail back from there, the tables of postfix/main.cf"
+}
+
+urgent_senders() {
+    tr ',' '\n' <<<"${URGENT#none}" | grep @ | sort -fu || true
+}
+
+# urgent_clients: the networks, as Postfix's tables have them; what is none ends the run.
+urgent_clients() {
+    local networks
+    networks=$(tr ',' '\n' <<<"${URGENT#none}" | grep -v @ | paste -sd , - || true)
+    { [ -n "$networks" ] && [ -x "$PYTHON" ]; } || return 0
+    "$PYTHON" -I "$PROJECT/postfix/networks.py" --asked --open -- '' "$networks" 2>"$SCRATCH/output" |
+        tr -d '[],' | tr ' ' '\n' || fail "--urgent: $(reason)"
+}
+
+# urgent_lines senders|clients|headers: what the table has.
+urgent_lines() {
+    case $1 in
+        senders) urgent_senders | sed "s/\$/ $URGENT_WAY/" ;;
+        clients) urgent_clients | sed "s/\$/ FILTER $URGENT_WAY/" ;;
+        headers) [ "$BY_HEADER" != yes ] || sed "s/.*/& FILTER $URGENT_WAY/" <<'END' ;;
+/^Importance:[[:space:]]*high[[:space:]]*$/
+/^X-Priority:[[:space:]]*1([^0-9]|$)/
+/^Priority:[[:space:]]*urgent[[:space:]]*$/
+END
+    esac
+}
+
+put_urgent() {
+    local name note
+    was_urgent || return 0
+    put_service $URGENT_TRANSPORT
+    for name in senders clients headers; do
+        note=urgent-$name
+        urgent_lines $name >"$SCRATCH/$note"
+        if [ -s "$SCRATCH/$note" ] || [ -e "$(saved "installed/$note")" ]; then
+            { echo "# Made by install.sh, which has options for it: --urgent and --urgent-by-header"; cat "$SCRATCH/$note"; } \
+                >"$SCRATCH/installed/$note"
+            put_file "$note" "$(urgent_table $name)" place_table
+        fi
+    done
+}
+
+# place_table: Postfix's processes read it once.
+place_table() {
+    postfix_has_to reload
+    note_pending && place "$@"
+}
+
+remove_urgent_tables() {
+    local name
+    for name in senders clients headers; do
+        remove_file "urgent-$name" "$(urgent_table $name)"
+    done
+}
+
+# urgent_settings: what else is set there stays. A FILTER of a client ends no list of restrictions, but the first
+# match of a header field ends the search, so that the administrator's own patterns come first.
+urgent_settings() {
+    local time
+    was_urgent || return 0
+    sed -n "s/^#\(${URGENT_TRANSPORT}_\)/\1/p" "$PROJECT/postfix/main.cf"
+    time=$(postconf_now -nh apirelay_time_limit)
+    [ -z "$time" ] || echo "${URGENT_TRANSPORT}_time_limit = $time"
+    with_table senders sender_dependent_default_transport_maps texthash:
+    with_table clients smtpd_client_restrictions 'check_client_access cidr:'
+    with_table headers header_checks regexp:
+}
+
+# with_table NAME PARAMETER TYPE: the setting as it is, with that table.
+with_table() {
+    local entry current
+    [ -e "$SCRATCH/installed/urgent-$1" ] || return 0
+    entry=$3$(urgent_table "$1")
+    current=$(postconf_now -nh "$2")
+    case $1,$current in
+        *"$entry"*) echo "$2 = $current" ;;
+        "$1,") echo "$2 = $entry" ;;
+        headers,*) echo "$2 = $current, $entry" ;;
+        *) echo "$2 = $entry, $current" ;;
+    esac
+}
+
 # ------------------------------------------------ main.cf
 
 # shipped_settings: the "name = value" lines of the fragment.
@@ -874,10 +1062,15 @@ allowed_networks() {
         fail "$(reason)"
 }
 
+# urgent_parameters: what could let urgent mail of one service miss the tables.
+urgent_parameters() {
+    ! has_urgent || printf '%s\n' smtpd_client_restrictions header_checks receive_override_options
+}
+
 # What a service in master.cf says goes over main.cf.
 show_overrides() {
     local line patterns
-    mapfile -t patterns < <(shipped_settings | sed 's| =.*||; s|^|*/*/|')
+    mapfile -t patterns < <({ shipped_settings; urgent_parameters; } | sed 's| =.*||; s|^|*/*/|')
     postconf_now -P "${patterns[@]}" | while IFS= read -r line; do
         echo "note: master.cf has its own value for one service: $line"
     done
@@ -973,7 +1166,7 @@ own_names() {
 put_settings() {
     local line name current wanted=() shown=''
     MYNETWORKS=$(allowed_networks)
-    { wanted_settings && root_settings; } >"$SCRATCH/settings"
+    { wanted_settings && root_settings && urgent_settings; } >"$SCRATCH/settings"
     # Which networks may send is said by --networks alone, and otherwise left as it is.
     grep -v '^mynetworks ' "$SCRATCH/settings" >"$SCRATCH/installed/main.cf"
     while IFS= read -r line; do
@@ -1147,7 +1340,7 @@ edited() {
 
 # of_the_relay: names that differ without anyone's edit: those with the value that this script has set, too.
 of_the_relay() {
-    printf '%s\n' config_directory mynetworks apirelay pickup "$LOCAL_CLEANUP"
+    printf '%s\n' config_directory mynetworks apirelay "$URGENT_TRANSPORT" pickup "$LOCAL_CLEANUP"
     listed "$POSTFIX_CONFIG" -n | grep -xFf "$(saved installed/main.cf)" | sed 's/ .*//'
 }
 
@@ -1207,6 +1400,12 @@ conclude() {
 show_networks() {
     echo "May send without a password: $MYNETWORKS"
     [ -z "$OPEN" ] || echo "They were not looked at, as you wished: close port 25 to everyone else."
+}
+
+show_urgent() {
+    local of=${URGENT#none}
+    [ "$BY_HEADER" != yes ] || of+="${of:+,}and what says so in its header"
+    ! has_urgent || echo "Goes ahead of all that waits: mail of ${of//,/, }"
 }
 
 # The relay's own look at its whole chain.
