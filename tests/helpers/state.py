@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers.home import RelayHome
+from helpers.home import RelayFiles, RelayHome
 from helpers.script import change_constants
 
 WINDOW = ".rate-limit-state"
@@ -31,12 +31,12 @@ def read(home: RelayHome, name: str) -> dict[str, Any]:
     return content
 
 
-def fill_window(home: RelayHome, calls: int) -> None:
+def fill_window(home: RelayFiles, calls: int) -> None:
     """Let so many calls have ended just now."""
     put_calls(home, [0.0] * calls)
 
 
-def put_calls(home: RelayHome, ages: Iterable[float]) -> None:
+def put_calls(home: RelayFiles, ages: Iterable[float]) -> None:
     """Let these be the calls in the window, each so many seconds after its end, and nobody in its line.
 
     Where processes of the relay run the lock has to be held: one that has just written the state would take
