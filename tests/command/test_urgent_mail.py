@@ -39,6 +39,17 @@ def test_it_takes_the_places_that_are_kept_for_it(home: RelayHome, deliver: Deli
     assert "queue_id='4ZxTestQid' urgent" in home.log()
 
 
+def test_in_the_places_that_are_kept_for_it_it_takes_none_of_other_mails(
+    home: RelayHome, deliver: Deliver
+) -> None:
+    home.configure(RATE_LIMIT_PER_MINUTE=6, RATE_LIMIT_URGENT_RESERVE=2)
+    assert [urgent(deliver).verdict for _ in range(3)] == ["sent"] * 3
+    # The third has one of the four that are left.
+    assert [deliver(mail(), "to@external.com").verdict for _ in range(3)] == ["sent"] * 3
+    expect_full(deliver(mail(), "to@external.com"), "4/4")
+    assert urgent(deliver).verdict == "sent"
+
+
 def test_it_may_use_what_is_beyond_mails_limit_without_a_reserve(home: RelayHome, deliver: Deliver) -> None:
     home.configure(RATE_LIMIT_PER_MINUTE=28)
     fill_window(home, 28)
