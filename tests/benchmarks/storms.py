@@ -1,7 +1,8 @@
 """How storms of messages leave the queue: through the real Postfix to the sandbox, a process of its own.
 
 Run as root, with the interpreter of the tests. Arguments choose scenarios or families of them ("guide",
-"wait-300"); without any all are run, which takes about half an hour, and the machine should do nothing else.
+"wait-300"); without any all are run, which takes three quarters of an hour, and the machine should do nothing
+else.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ NOISY = "network@domain.com"
 QUIET = "alerts@domain.com"
 RECIPIENT = "to@external.com"
 ALERT = "alert"
+# What install.sh --urgent keeps of the limit, and where tables lead urgent mail.
+RESERVE = 6
+URGENT = "apirelay-urgent"
 
 STORM_DEFINITIONS = """\
 drain: first injection to last acceptance. least: 60 s x floor((N - 1) / limit), and in brackets with the pace
@@ -50,8 +54,10 @@ than 60 s after the one `limit` before it). processes: PROCESSING lines over DEL
 system time of the relay's processes, from fork to exit, over deliveries. in order: neighbours among the
 acceptances that came to Postfix in this order; moved: the largest displacement; both in brackets against the
 order in which the relay was first started for them. alert: the last of the N, of another sender, is injected
-when half (family "sender": a whole window) is accepted: its seconds from there to acceptance. busiest window:
-the most acceptances in any 60 s of the provider's clock, with scope "sender" of one mailbox."""
+when half (family "sender": a whole window) is accepted: its seconds from there to acceptance. In family
+"urgent" urgent alerts come evenly all through the storm, and the slowest is shown; least is for what they
+leave of the limit, and order that of the storm. busiest window: the most acceptances in any 60 s of the
+provider's clock, with scope "sender" of one mailbox."""
 
 THROUGHPUT_DEFINITIONS = """\
 Without a limit. messages a second: between the first and the last acceptance. Then processor time per message
@@ -71,6 +77,9 @@ class Scale(NamedTuple):
     second_limit: int = 60
     second_storm: int = 100
     shared_storm: int = 300
+    # Graph's own limit.
+    urgent_limit: int = 28
+    urgent_storm: int = 300
     unlimited: int = 100
     ses: int = 200
     scans: Mapping[str, str] = {}
@@ -85,6 +94,8 @@ QUICK = Scale(
     second_limit=6,
     second_storm=10,
     shared_storm=20,
+    urgent_limit=12,
+    urgent_storm=14,
     unlimited=12,
     ses=16,
     scans={"queue_run_delay": "7s", "minimal_backoff_time": "3s", "maximal_backoff_time": "3s"},
@@ -92,7 +103,10 @@ QUICK = Scale(
 
 
 class Scenario(NamedTuple):
-    """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never for 0."""
+    """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never for 0.
+
+    Besides, `urgent` alerts come in each window, for as long as the limit lets the storm last.
+    """
 
     name: str
     way: str
@@ -103,6 +117,17 @@ class Scenario(NamedTuple):
     provider: str = "graph"
     config: Mapping[str, object] = {}
     settings: Mapping[str, str] = {}
+    urgent: int = 0
+
+    @property
+    def left(self) -> int:
+        """What of the limit is left to mail that is not urgent."""
+        return self.limit - (RESERVE if self.urgent else 0)
+
+    @property
+    def alerts(self) -> list[str]:
+        """The subjects of the urgent alerts."""
+        return [f"{ALERT} {n}" for n in range(self.urgent * ((self.messages - 1) // (self.left or 1)))]
 
 
 class Arrival(NamedTuple):
@@ -135,17 +160,29 @@ class Run(NamedTuple):
 
     @property
     def alert_waited(self) -> float | None:
-        """Seconds from the alert's injection to its acceptance; None without an alert."""
-        accepted = [taken.when for taken in self.taken if taken.subject == ALERT]
-        injected = [arrival.when for arrival in self.arrivals if arrival.subject == ALERT]
-        return accepted[0] - injected[0] if accepted else None
+        """Seconds from an alert's injection to its acceptance, the most of all; None without an alert."""
+        injected = {arrival.subject: arrival.when for arrival in self.arrivals}
+        waits = [taken.when - injected[taken.subject] for taken in self.taken if is_alert(taken.subject)]
+        return max(waits, default=None)
+
+
+def is_alert(subject: str) -> bool:
+    """Whether a message is none of the storm itself."""
+    return subject.startswith(ALERT)
 
 
 def scenarios(scale: Scale) -> list[Scenario]:
     """All scenarios, in the order of the tables."""
     unlimited = [Scenario(f"pace-{n}", "Graph", scale.unlimited, 0, n) for n in (1, 4)]
     ses = [Scenario(f"ses-throughput-{n}", "SES", scale.ses, 0, n, provider="ses") for n in (1, 2, 4, 8)]
-    return [*unlimited, *storms(scale), *second_storms(scale), *shared_storms(scale), *ses]
+    return [
+        *unlimited,
+        *storms(scale),
+        *second_storms(scale),
+        *shared_storms(scale),
+        urgent_storm(scale),
+        *ses,
+    ]
 
 
 def storms(scale: Scale) -> Iterable[Scenario]:
@@ -183,6 +220,22 @@ def shared_storms(scale: Scale) -> Iterable[Scenario]:
         )
 
 
+def urgent_storm(scale: Scale) -> Scenario:
+    """One process for the storm, at Graph's limit, and as many urgent alerts as places are kept for them."""
+    return Scenario(
+        f"urgent-{scale.urgent_storm}",
+        f"wait, {RESERVE} urgent a window",
+        scale.urgent_storm,
+        scale.urgent_limit,
+        config={"RATE_LIMIT_MAX_WAIT_SECONDS": scale.max_wait, "RATE_LIMIT_URGENT_RESERVE": RESERVE},
+        settings={
+            f"{URGENT}_destination_recipient_limit": "0",
+            "sender_dependent_default_transport_maps": f"inline:{{{QUIET}={URGENT}:api-relay}}",
+        },
+        urgent=RESERVE,
+    )
+
+
 def measure(scenario: Scenario, scale: Scale) -> Run:
     """Run a scenario in a Postfix, a home and with a provider of its own."""
     with Provider() as provider, RelayHome(provider.url, provider.ca_file) as home:
@@ -195,6 +248,7 @@ def measure(scenario: Scenario, scale: Scale) -> Run:
             maxproc=scenario.maxproc,
             settings=settings,
             as_shipped=True,
+            urgent=bool(scenario.urgent),
         ) as postfix:
             return storm(scenario, scale, home, postfix, provider)
 
@@ -224,8 +278,12 @@ def storm(
     if scenario.alert_after:
         provider.wait_for(scenario.alert_after, silence)
         arrivals += inject(postfix.port, QUIET, [ALERT])
-    taken = provider.wait_for(scenario.messages, silence)
-    postfix.wait_for("the end of all", lambda: postfix.log().count(": removed\n") >= scenario.messages)
+    for number, alert in enumerate(scenario.alerts, 1):
+        time.sleep(max(0.0, began + number * scale.window / scenario.urgent - time.monotonic()))
+        arrivals += inject(postfix.port, QUIET, [alert])
+    messages = scenario.messages + len(scenario.alerts)
+    taken = provider.wait_for(messages, silence)
+    postfix.wait_for("the end of all", lambda: postfix.log().count(": removed\n") >= messages)
     after = spent(postfix.processes(), postfix.master(), provider.pid)
     return watched(began, arrivals, taken, home.log()[log_before:], after.since(before))
 
@@ -260,10 +318,11 @@ def watched(began: float, arrivals: list[Arrival], taken: list[Taken], log: str,
 
 def storm_figures(scenario: Scenario, scale: Scale, run: Run, pace: float) -> dict[str, Any]:
     """What the table of storms shows, and more."""
-    least = least_by_limit(scenario.messages, scenario.limit, scale.window)
-    paced = least_by_limit_and_pace(scenario.messages, scenario.limit, scale.window, pace)
-    arrived = [arrival.subject for arrival in run.arrivals]
-    accepted = [message.subject for message in run.taken]
+    least = least_by_limit(scenario.messages, scenario.left, scale.window)
+    paced = least_by_limit_and_pace(scenario.messages, scenario.left, scale.window, pace)
+    arrived = [arrival.subject for arrival in run.arrivals if arrival.subject not in scenario.alerts]
+    accepted = [message.subject for message in run.taken if message.subject not in scenario.alerts]
+    started = [subject for subject in run.started if subject not in scenario.alerts]
     return {
         "drain": run.drain,
         "least": least,
@@ -275,11 +334,12 @@ def storm_figures(scenario: Scenario, scale: Scale, run: Run, pace: float) -> di
         "relay CPU per delivery": run.spent.relay / run.deliveries,
         "in order": in_order(arrived, accepted),
         "moved": largest_displacement(arrived, accepted),
-        "in order of starts": in_order(run.started, accepted),
-        "moved from starts": largest_displacement(run.started, accepted),
+        "in order of starts": in_order(started, accepted),
+        "moved from starts": largest_displacement(started, accepted),
         "alert waited": run.alert_waited,
         "busiest window": busiest_window(scenario, scale, run.taken),
-        "injection": max(arrival.when for arrival in run.arrivals if arrival.subject != ALERT) - run.began,
+        "injection": max(arrival.when for arrival in run.arrivals if not is_alert(arrival.subject))
+        - run.began,
     }
 
 

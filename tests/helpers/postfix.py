@@ -96,12 +96,22 @@ def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
     """The shipped master.cf fragment for another command, user and limit of parallel deliveries."""
     lines = (PROJECT / "postfix" / "master.cf").read_text().splitlines(keepends=True)
     # The entry for urgent mail is commented out.
-    fragment = "".join(line for line in lines if not line.startswith("#"))
-    fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
-    fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
+    fragment = adapted("".join(line for line in lines if not line.startswith("#")), command, user)
     fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
     assert found == 1, f"no maxproc of 1 in:\n{fragment}"
     return fragment
+
+
+def adapted_urgent_entry(command: str, user: str) -> str:
+    """What the fragment has commented out for urgent mail, for another command and user."""
+    lines = urgent_text(PROJECT / "postfix" / "master.cf").splitlines(keepends=True)
+    [first] = [number for number, line in enumerate(lines) if line.startswith("apirelay-urgent ")]
+    return adapted("".join(lines[first:]), command, user)
+
+
+def adapted(entry: str, command: str, user: str) -> str:
+    """An entry of the fragment for another command and user."""
+    return replaced(replaced(entry, SHIPPED_USER, f"user={user}"), SHIPPED_COMMAND, f"argv={command}")
 
 
 def run(*command: str, message: bytes = b"") -> str:
@@ -138,7 +148,7 @@ class PrivatePostfix:
     COMMAND is what argv= begins with in place of the shipped path, USER owns its directory; None leaves out
     all that the project ships, as on a machine before the installation. MAXPROC is the limit of parallel
     deliveries, SETTINGS are main.cf parameters that go over everything else. AS_SHIPPED leaves the times as
-    the fragments and a distribution have them, for what measures them.
+    the fragments and a distribution have them, for what measures them. URGENT adds the entry for urgent mail.
     """
 
     def __init__(
@@ -149,6 +159,7 @@ class PrivatePostfix:
         maxproc: int = 1,
         settings: Mapping[str, str] | None = None,
         as_shipped: bool = False,
+        urgent: bool = False,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="private-postfix-"))
         self.config = self.directory / "config"
@@ -160,6 +171,7 @@ class PrivatePostfix:
         self._make_directories()
         wakeup = SHIPPED_WAKEUP if as_shipped else TEST_WAKEUP
         entry = "" if command is None else adapted_entry(str(command), user, maxproc)
+        entry += adapted_urgent_entry(str(command), user) if urgent else ""
         self.services = SERVICES.format(port=self.port, wakeup=wakeup)
         (self.config / "master.cf").write_text(self.services + entry)
         if command is not None:
