@@ -26,10 +26,10 @@ from helpers.answers import (
 )
 from helpers.graph_message import (
     FILE_ATTACHMENT,
+    MESSAGE,
     bad_request,
     described,
     is_flag,
-    is_list,
     is_object,
     members,
     read_attachment,
@@ -68,6 +68,10 @@ GRAPH_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(f"DELETE {SESSION_URL}"), "cancel"),
 )
 UPLOAD_ROLES = ("range", "progress", "cancel")
+# What an update changes, by what it is in the message, and what it cannot change.
+UPDATED = {"subject": "subject", "from": "sender", "replyTo": "reply_to"}
+UPDATED.update({f"{name}Recipients": name for name in ("to", "cc", "bcc")})
+NOT_UPDATED = ("internetMessageHeaders", "attachments")
 # Steps that have a JSON body.
 WRITES = ("draft", "update", "attach", "session")
 SHOWN_MESSAGE = ("id", "isDraft", "internetMessageId", "subject")
@@ -494,13 +498,15 @@ class Graph:
         return Answer(204)
 
     def _update(self, seen: Recorded) -> Answer:
-        """Change the recipients; nothing else is known here."""
-        draft = self._unsent(seen)
-        fields = {f"{name}Recipients": name for name in ("to", "cc", "bcc")}
-        content = members(read_json(seen.body), dict.fromkeys(fields, is_list))
-        given = read_message(content, self.small_file_limit)
-        changes = {name: getattr(given, name) for field, name in fields.items() if field in content}
-        draft.message = draft.message._replace(**changes)
+        """Change all that a draft lets be changed (docs: message-update), which is not its header."""
+        draft, content = self._unsent(seen), read_json(seen.body)
+        members(content, {name: check for name, check in MESSAGE.items() if name not in NOT_UPDATED})
+        given, kept = read_message(content, self.small_file_limit), draft.message
+        named = [pair for pair in kept.headers if pair[0] == "Message-ID" or pair[0].lower().startswith("x-")]
+        changes = {field: getattr(given, field) for name, field in UPDATED.items() if name in content}
+        if "body" in content:
+            changes.update(kind=given.kind, text=given.text)
+        draft.message = kept._replace(**changes, headers=(*named, *given.headers))
         return json_answer(200, shown(draft, SHOWN_MESSAGE, is_draft=True))
 
     def _send(self, seen: Recorded) -> Outcome:

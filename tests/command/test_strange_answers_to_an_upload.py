@@ -1,0 +1,157 @@
+"""Whatever is said of an upload: no draft leaves without a part of it, or waits for one for ever."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Deliver
+from helpers.home import RelayHome
+from helpers.large_mail import TWO_FILES, file_part, message, multipart, noise, text_part
+from helpers.mail import mail
+from helpers.pipe import Delivery, pipe
+from helpers.state import kept_progress
+from helpers.state_faults import clock_jumps
+from helpers.variants import shrink_drafts
+from sandbox import Answer, Sandbox, graph_error, json_answer, received_of
+
+RECIPIENT = "to@external.com"
+LOST = Answer(action="accept-then-reset")
+PAGE = Answer(200, {"Content-Type": "text/html"}, b"<p>Sign in</p>")
+ODD = graph_error(400, "InvalidSession", "It has ended.")
+SECRET = "0123456789abcdefSecret"
+
+
+@pytest.fixture(autouse=True)
+def small(sandbox: Sandbox, home: RelayHome) -> None:
+    """Messages of some kilobytes are large."""
+    shrink_drafts(sandbox, home)
+
+
+def until_settled(home: RelayHome, given: bytes, *recipients: str, queue_id: str = "4ZxTestQid") -> Delivery:
+    """The outcome, after a few starts at most."""
+    for _ in range(4):
+        delivery = pipe(home, given, *recipients, queue_id=queue_id)
+        if delivery.verdict != "deferred":
+            break
+        clock_jumps(home, 700)
+    return delivery
+
+
+def expect_whole(sandbox: Sandbox, home: RelayHome) -> None:
+    """It has arrived once, with all its parts, and nothing is left of it."""
+    (accepted,) = sandbox.accepted
+    assert accepted.received.attachments == received_of(TWO_FILES).attachments
+    assert (sandbox.drafts, kept_progress(home)) == ({}, [])
+
+
+@pytest.mark.parametrize("answer", [PAGE, Answer(202), ODD], ids=["page", "202", "400"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_range_counts_as_taken_only_where_graph_says_so(
+    sandbox: Sandbox, home: RelayHome, answer: Answer, number: int
+) -> None:
+    sandbox.answer("range", *[Answer()] * (number - 1), answer)
+    assert until_settled(home, TWO_FILES, RECIPIENT).verdict == "sent"
+    expect_whole(sandbox, home)
+
+
+def test_pages_for_ranges_send_nothing(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    sandbox.answer("range", PAGE._replace(times=None))
+    assert deliver(TWO_FILES, RECIPIENT).dsn == "4.5.0"
+    assert sandbox.accepted == []
+
+
+def ranges(*expected: object) -> Answer:
+    """What Graph says to have of a file."""
+    return json_answer(200, {"nextExpectedRanges": expected})
+
+
+UPLOADS = {
+    "beyond the end": ranges("99999999-"),
+    "the end": ranges("40000"),
+    "endless": ranges("9" * 5000),
+    "no number": ranges("-5"),
+    "another type": ranges(7),
+    "nothing": ranges(),
+    "page": PAGE,
+    "400": ODD,
+    "405": Answer(405),
+    "redirect": Answer(302, {"Location": "https://localhost/elsewhere"}),
+    "500": Answer(500),
+}
+
+
+@pytest.mark.parametrize("answer", UPLOADS.values(), ids=UPLOADS)
+def test_an_upload_of_which_graph_says_nothing_usable_begins_anew(
+    sandbox: Sandbox, home: RelayHome, answer: Answer
+) -> None:
+    sandbox.answer("range", LOST)
+    sandbox.answer("progress", answer._replace(times=None))
+    assert until_settled(home, TWO_FILES, RECIPIENT).verdict == "sent"
+    expect_whole(sandbox, home)
+
+
+def test_a_message_that_is_too_large_is_told_so_at_a_range(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.answer("range", graph_error(400, "ErrorMessageSizeExceeded", "The message is too large."))
+    assert deliver(TWO_FILES, RECIPIENT).dsn == "5.3.4"
+    assert (sandbox.drafts, kept_progress(home)) == ({}, [])
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://127.0.0.1:9/upload/{SECRET}/file",
+        f"https://127.0.0.1:9/upload?key={SECRET}&part=1",
+        f"http://localhost/upload?authtoken={SECRET}",
+    ],
+)
+def test_an_upload_url_is_a_secret_in_any_form(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, url: str, status: int
+) -> None:
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("session", json_answer(status, {"uploadUrl": url}))
+    deliveries = [deliver(TWO_FILES, RECIPIENT), deliver(TWO_FILES, RECIPIENT)]
+    told = "".join(delivery.text for delivery in deliveries)
+    state = (home.path / ".rate-limit-state").read_text()
+    assert SECRET not in home.log() + told + state
+
+
+@pytest.mark.parametrize("end", ["sent", "refused"])
+def test_a_page_is_no_list_of_drafts(sandbox: Sandbox, home: RelayHome, end: str) -> None:
+    """Nothing found would mean that nothing is left to be deleted."""
+    sandbox.answer("draft", LOST)
+    sandbox.answer("find", PAGE._replace(times=2))
+    if end == "refused":
+        sandbox.message_limit = 35_000
+    until_settled(home, TWO_FILES, RECIPIENT)
+    sandbox.message_limit = 1 << 20
+    assert pipe(home, mail(), RECIPIENT, queue_id="Other").verdict == "sent"
+    assert (sandbox.drafts, kept_progress(home)) == ({}, [])
+
+
+def constant(name: str) -> bytes:
+    """A message of a device that gives all of its messages one Message-ID."""
+    text = text_part(f"For {name}.\n")
+    return message(multipart(text, file_part(name.encode() + noise(25_000))), To=name, Subject=f"For {name}")
+
+
+def expect_each_its_own(sandbox: Sandbox, home: RelayHome, *names: str) -> None:
+    """Each recipient has what was sent to him, once."""
+    assert sorted(one.to[0] for one in sandbox.accepted) == sorted(names)
+    for one in sandbox.accepted:
+        given, got = received_of(constant(one.to[0])), one.received
+        assert got[4:7] == given[4:7]
+    assert (sandbox.drafts, kept_progress(home)) == ({}, [])
+
+
+def test_messages_with_one_message_id_are_not_mixed_up(sandbox: Sandbox, home: RelayHome) -> None:
+    """The answers to the making of both are lost, and each finds both."""
+    sandbox.answer("draft", LOST, LOST)
+    for name in ("a@x.test", "b@x.test"):
+        assert pipe(home, constant(name), name, queue_id=f"4Zx{name[0]}").verdict == "deferred"
+    # The second one finds the first one's draft first.
+    for name in ("b@x.test", "a@x.test"):
+        delivery = until_settled(home, constant(name), name, queue_id=f"4Zx{name[0]}")
+        assert delivery.verdict == "sent", delivery
+    expect_each_its_own(sandbox, home, "a@x.test", "b@x.test")
