@@ -246,6 +246,17 @@ def test_sent_items_can_be_spared_small_messages(sandbox: Sandbox, home: RelayHo
     ]
 
 
+def test_more_parts_than_a_draft_takes_go_as_they_are(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """A small message, which is to stay out of Sent Items."""
+    home.configure(SAVE_TO_SENT_ITEMS=False)
+    files = (file_part(b"x", f"{number}.txt", "text/plain") for number in range(260))
+    assert deliver(message(multipart(text_part("Many.\n"), *files)), RECIPIENT).verdict == "sent"
+    (accepted,) = sandbox.accepted
+    assert accepted.via == "mime" and len(accepted.received.attachments) == 260
+
+
 def test_what_is_larger_as_json_goes_as_it_came(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     home.configure(SAVE_TO_SENT_ITEMS=False)
     text = text_part("ä" * 450_000 + "\n")

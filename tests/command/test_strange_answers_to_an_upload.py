@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from conftest import Deliver
+from helpers.crowds import crowd, mailed
 from helpers.home import RelayHome
-from helpers.large_mail import TWO_FILES, file_part, message, multipart, noise, text_part
+from helpers.large_mail import TWO_FILES, file_part, message, multipart, noise, scan, text_part
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
 from helpers.state import kept_progress
 from helpers.state_faults import clock_jumps
 from helpers.variants import shrink_drafts
+from helpers.waiting import wait_until
 from sandbox import Answer, Sandbox, graph_error, json_answer, received_of
 
 RECIPIENT = "to@external.com"
@@ -155,3 +160,68 @@ def test_messages_with_one_message_id_are_not_mixed_up(sandbox: Sandbox, home: R
         delivery = until_settled(home, constant(name), name, queue_id=f"4Zx{name[0]}")
         assert delivery.verdict == "sent", delivery
     expect_each_its_own(sandbox, home, "a@x.test", "b@x.test")
+
+
+DENIED = graph_error(403, "ErrorAccessDenied", "Access is denied.")
+
+
+def test_a_draft_that_may_not_be_deleted_bounces_nothing_that_others_have_got(
+    sandbox: Sandbox, home: RelayHome
+) -> None:
+    everyone = crowd(501)
+    given = scan(0.025, To=everyone[0])
+    sandbox.bad_recipients = {everyone[500]}
+    sandbox.answer("delete", DENIED)
+    assert pipe(home, given, *everyone).dsn == "4.7.1"
+    assert until_settled(home, given, *everyone).verdict == "sent"
+    assert mailed(sandbox) == dict.fromkeys(everyone[:500], 1)
+    assert (sandbox.drafts, kept_progress(home)) == ({}, [])
+
+
+def test_the_right_to_look_for_drafts_is_not_the_right_to_send(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """What a large message lacks stops no small one."""
+    home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
+    sandbox.answer("draft", LOST)
+    sandbox.answer("find", DENIED)
+    assert deliver(TWO_FILES, RECIPIENT).verdict == "deferred"
+    delivery = deliver(TWO_FILES, RECIPIENT)
+    assert delivery.dsn == "4.7.1" and "Mail.ReadWrite" in delivery.text
+    assert deliver(mail(), RECIPIENT, queue_id="Other").verdict == "sent"
+
+
+def test_who_finds_a_draft_that_was_just_made_leaves_it_to_its_delivery(
+    sandbox: Sandbox, home: RelayHome
+) -> None:
+    """Of two messages with one Message-ID: one looks for its own while the other waits for its answer."""
+    first, second = "a@x.test", "b@x.test"
+    sandbox.answer("draft", LOST)
+    assert pipe(home, constant(first), first, queue_id="4Zxa").verdict == "deferred"
+    sandbox.messages.clear()
+    gate = threading.Event()
+    sandbox.answer("draft", Answer(gate=gate))
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(pipe, home, constant(second), second, queue_id="4Zxb")
+        wait_until(lambda: bool(sandbox.messages))
+        sandbox.answer("update", Answer(503))
+        assert pipe(home, constant(first), first, queue_id="4Zxa").verdict == "deferred"
+        gate.set()
+        other.result()
+    clock_jumps(home, 700)
+    for name in (second, first):
+        assert until_settled(home, constant(name), name, queue_id=f"4Zx{name[0]}").verdict == "sent"
+    expect_each_its_own(sandbox, home, first, second)
+
+
+def test_a_draft_is_not_sent_before_it_is_taken_over(sandbox: Sandbox, home: RelayHome) -> None:
+    """It names others, whose delivery has lost it as well."""
+    first, second = "a@x.test", "b@x.test"
+    sandbox.answer("draft", LOST, LOST)
+    for name in (first, second):
+        assert pipe(home, constant(name), name, queue_id=f"4Zx{name[0]}").verdict == "deferred"
+    sandbox.answer("update", Answer(action="reset-before-read"))
+    assert pipe(home, constant(second), second, queue_id="4Zxb").verdict == "deferred"
+    for name in (second, first):
+        assert until_settled(home, constant(name), name, queue_id=f"4Zx{name[0]}").verdict == "sent"
+    expect_each_its_own(sandbox, home, first, second)
