@@ -42,8 +42,9 @@ def until_settled(home: RelayHome, given: bytes, *recipients: str, queue_id: str
 
 
 def expect_whole(sandbox: Sandbox, home: RelayHome) -> None:
-    """It has arrived once, with all its parts, and nothing is left of it."""
-    (accepted,) = sandbox.accepted
+    """It has arrived once, with all its parts, and is kept; nothing else is left of it."""
+    (accepted,) = (one for one in sandbox.accepted if one.to == [RECIPIENT])
+    assert accepted.saved
     assert accepted.received.attachments == received_of(TWO_FILES).attachments
     assert (sandbox.drafts, kept_progress(home)) == ({}, [])
 
@@ -225,3 +226,16 @@ def test_a_draft_is_not_sent_before_it_is_taken_over(sandbox: Sandbox, home: Rel
     for name in (second, first):
         assert until_settled(home, constant(name), name, queue_id=f"4Zx{name[0]}").verdict == "sent"
     expect_each_its_own(sandbox, home, first, second)
+
+
+@pytest.mark.parametrize("answer", [DENIED, ODD, graph_error(404, "ErrorInvalidUser", "No such user.")])
+def test_what_may_have_been_sent_does_not_bounce_for_a_question(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
+) -> None:
+    sandbox.answer("send", LOST)
+    assert deliver(TWO_FILES, RECIPIENT).verdict == "deferred"
+    sandbox.answer("look", answer)
+    assert deliver(TWO_FILES, RECIPIENT).verdict == "deferred"
+    (home.path / ".rate-limit-state").unlink()
+    assert deliver(TWO_FILES, RECIPIENT).verdict == "sent"
+    expect_whole(sandbox, home)
