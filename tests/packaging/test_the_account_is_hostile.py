@@ -24,7 +24,11 @@ PRECIOUS = "only root can read this"
 # What lies in a home, what its programs might look for there, and names that a command could misread.
 NAMES = (
     *(SCRIPT.name, CONFIG, SECRETS, LOG, "__pycache__"),
-    *(f"{name}{end}" for name in (WINDOW, TOKEN, ".notice-state") for end in ("", ".new")),
+    *(
+        f"{name}{end}"
+        for name in (WINDOW, TOKEN, ".notice-state", ".progress-Queued-1")
+        for end in ("", ".new")
+    ),
     *(f"{name}{end}" for name in (SCRIPT.name, CONFIG) for end in (".new", ".old", "~")),
     *("sitecustomize.py", "usercustomize.py", "requests.py", "json.py", "py_compile.py", "pwd.py"),
     *("postconf", "runuser", "stat", "python3", "-rf", "--", "a\nb", "$(id)", "; id", " "),
