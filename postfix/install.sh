@@ -843,9 +843,13 @@ with_limit() {
     echo "${fields[*]}"
 }
 
-# shipped_service NAME: the entry of the fragment, in which that for urgent mail is commented out.
+# shipped_service NAME: the entry of the fragment, or what that says of the one for urgent mail.
 shipped_service() {
-    adapted postfix/master.cf | sed 's/^#\([a-z]\|  \)/\1/; /^#/d' | sed -n "/^$1 /,/argv=/p" | tr -s '\n ' ' '
+    adapted postfix/master.cf | sed '/^#/d' | tr -s '\n ' ' ' | if [ "$1" = apirelay ]; then
+        cat
+    else
+        sed "s/^apirelay /$1 /; s/ 1 pipe / 2 pipe /; s| \\(argv=[^ ]*\\( --home [^ ]*\\)\\?\\) | \\1 --urgent |"
+    fi
 }
 
 # first_limit NAME: of a new entry. SES takes several messages a second, which is more than one process delivers.

@@ -94,24 +94,18 @@ def replaced(text: str, old: str, new: str) -> str:
 
 def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
     """The shipped master.cf fragment for another command, user and limit of parallel deliveries."""
-    lines = (PROJECT / "postfix" / "master.cf").read_text().splitlines(keepends=True)
-    # The entry for urgent mail is commented out.
-    fragment = adapted("".join(line for line in lines if not line.startswith("#")), command, user)
+    fragment = (PROJECT / "postfix" / "master.cf").read_text()
+    fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
+    fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
     fragment, found = SHIPPED_MAXPROC.subn(rf"\g<1>{maxproc}\g<2>", fragment)
     assert found == 1, f"no maxproc of 1 in:\n{fragment}"
     return fragment
 
 
 def adapted_urgent_entry(command: str, user: str) -> str:
-    """What the fragment has commented out for urgent mail, for another command and user."""
-    lines = urgent_text(PROJECT / "postfix" / "master.cf").splitlines(keepends=True)
-    [first] = [number for number, line in enumerate(lines) if line.startswith("apirelay-urgent ")]
-    return adapted("".join(lines[first:]), command, user)
-
-
-def adapted(entry: str, command: str, user: str) -> str:
-    """An entry of the fragment for another command and user."""
-    return replaced(replaced(entry, SHIPPED_USER, f"user={user}"), SHIPPED_COMMAND, f"argv={command}")
+    """The entry with the three changes that the fragment names for urgent mail."""
+    entry = adapted_entry(f"{command} --urgent", user, 2)
+    return re.sub("(?m)^apirelay ", "apirelay-urgent ", entry)
 
 
 def run(*command: str, message: bytes = b"") -> str:
