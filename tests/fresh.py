@@ -127,6 +127,8 @@ def trial(root: Root, sandbox: Sandbox) -> None:
         send(root, provider)
         wait_for(root, sandbox, {f"{provider}, sendmail", f"{provider}, device"})
     print(root.log(), end="")
+    # The provider is another one than at the installation.
+    expect(root.run(INSTALL), "message_size_limit: 50331648 -> 31457280\n")
     said = root.run(INSTALL)
     expect(said, "nothing to change\n")
     expect(said, "\nThe relay is ready.\n")
