@@ -27,20 +27,6 @@ NOTHING = "nothing to change\n"
 SAVED = "postfix-api-relay.saved"
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """A machine without the relay, whose Postfix is not started."""
-    with Machine() as new:
-        yield new
-
-
-@pytest.fixture
-def installed(machine: Machine) -> Machine:
-    """A machine with the relay, as it is installed without an option."""
-    machine.install()
-    return machine
-
-
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Machine]:
     """A machine with the relay for one network, which the tests only look at."""

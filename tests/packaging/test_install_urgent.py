@@ -22,20 +22,6 @@ LIST = "ups@domain.com,@alarms.domain.com,192.168.1.20,10.1.2.0/24,[fd00:1::]/64
 ALL = ("--urgent", LIST, "--urgent-by-header")
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """A machine without the relay, whose Postfix is not started."""
-    with Machine() as new:
-        yield new
-
-
-@pytest.fixture
-def installed(machine: Machine) -> Machine:
-    """A machine with the relay, and nobody whose mail is urgent."""
-    machine.install()
-    return machine
-
-
 def values(machine: Machine) -> dict[str, str]:
     return {name: machine.setting(name) for name in (BY_SENDER, BY_CLIENT, BY_HEADER)}
 
