@@ -226,6 +226,22 @@ def test_options_of_our_programs_exist(relay: ModuleType, text: str) -> None:
     assert [(program, option) for program, option in found if option not in texts[program]] == []
 
 
+def cited(text: str) -> set[int]:
+    """The numbers of the sources that a text names, such as (3, 13)."""
+    return {int(number) for group in re.findall(r"\((\d+(?:, \d+)*)\)", text) for number in group.split(", ")}
+
+
+def test_what_is_said_of_others_has_its_source() -> None:
+    lines = section("Where users come from").lines
+    sources = [line for line in lines if re.match(r"\d+\. ", line)]
+    listed = {int(line.split(".")[0]) for line in sources if re.search(r"\]\(https://[^)]+\)", line)}
+    rows = table("Where users come from")
+    assert len(rows) == 5
+    assert [row[0] for row in rows if not cited(" ".join(row))] == []
+    assert listed == {*range(1, len(sources) + 1)}
+    assert cited(" ".join(line for line in lines if line not in sources)) == listed
+
+
 # ---------------------------------------------------------------- what is quoted
 
 
