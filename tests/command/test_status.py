@@ -7,14 +7,13 @@ import os
 import re
 import subprocess
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from conftest import Deliver
-from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
+from helpers.by_hand import SITE, by_hand, in_days, make_sound
 from helpers.home import RelayHome
 from helpers.mail import mail
-from helpers.script import change_constants
 from helpers.state import (
     NOTICES,
     WINDOW,
@@ -27,116 +26,17 @@ from helpers.state import (
 )
 from helpers.state_faults import FAULTS, NOTICE_CONTENT, QUOTA, WINDOW_CONTENT, holding_json, plant
 from helpers.strace import trace
-from prometheus_client.parser import text_string_to_metric_families
+from helpers.watched import COUNTERS, Watched
 from sandbox import Answer, Sandbox, entra_error, graph_error
 
 FORMATS = ("text", "json", "prometheus")
 RECIPIENT = "to@external.com"
 STRANGER = "printer@elsewhere.com"
-COUNTERS = ("delivered", "deferred", "bounced", "rejected", "overridden", "notices")
 QUEUES = ("incoming", "active", "deferred", "hold")
-# Monitoring Plugins Development Guidelines: one line of text, a bar, and figures as 'label'=value.
-PLUGIN_LINE = re.compile(r"POSTFIX-API-RELAY (OK|WARNING|CRITICAL) - [^|\n]+ \|( [a-z_]+=-?[0-9.]+)+")
-# What postqueue prints, or says on its way out.
-POSTQUEUE = """\
-#!/bin/sh
-[ "$*" = "-j" ] || exit 64
-cat {directory}/queue
-cat {directory}/warning >&2
-exit $(cat {directory}/exit)
-"""
-
-
-class Shown(NamedTuple):
-    """What --status ended with and printed."""
-
-    status: int
-    text: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.text)
-        return content
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The samples, by name and the values of their labels; each metric stands there in one piece."""
-        samples = {}
-        families = list(text_string_to_metric_families(self.text))
-        assert len(families) == self.text.count("# TYPE ") == self.text.count("# HELP ")
-        for family in families:
-            assert family.type == ("counter" if family.name == "postfix_api_relay_messages" else "gauge")
-            assert family.documentation
-            for sample in family.samples:
-                name = " ".join([sample.name.replace("postfix_api_relay_", ""), *sample.labels.values()])
-                assert name not in samples
-                samples[name] = sample.value
-        return samples
 
 
 def local_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-class Watched:
-    """An installed relay, a stand-in for Postfix's postqueue, and --status."""
-
-    def __init__(self, home: RelayHome) -> None:
-        self.home = home
-        self.commands = home.queue / "bin"
-        self.commands.mkdir()
-        postqueue = self.commands / "postqueue"
-        postqueue.write_text(POSTQUEUE.format(directory=self.commands))
-        postqueue.chmod(0o755)
-        self.queue()
-        change_constants(home, COMMAND_PATH=f"{self.commands}:/usr/bin:/bin")
-        make_sound(home)
-
-    def queue(self, *messages: tuple[str, float], warning: str = "", status: int = 0) -> None:
-        """What is queued, as name and age in seconds, and what else postqueue does."""
-        now = int(time.time())
-        lines = [json.dumps({"queue_name": name, "arrival_time": now - age}) + "\n" for name, age in messages]
-        for name, text in {"queue": "".join(lines), "warning": warning, "exit": str(status)}.items():
-            (self.commands / name).write_text(text)
-
-    def show(self, kind: str = "text", user: str = "root") -> Shown:
-        """Run it, and expect what always holds: nothing changed, no secret shown, exit status as printed."""
-        before = tree(self.home.path)
-        done = by_hand(self.home, "--status", "--format", kind, user=user)
-        assert tree(self.home.path) == before
-        assert done.stderr == ""
-        assert "client-secret" not in done.stdout
-        if kind == "text":
-            line = done.stdout.splitlines()[0]
-            assert PLUGIN_LINE.fullmatch(line), line
-            assert line.split()[1] == ("OK", "WARNING", "CRITICAL")[done.returncode]
-            # A second bar would be read as figures, in a line after the first as well.
-            assert done.stdout.count("|") == 1
-        return Shown(done.returncode, done.stdout)
-
-    def json(self) -> dict[str, Any]:
-        return self.show("json").json
-
-    def counted(self) -> dict[str, Any]:
-        """What all formats agree on: "status", and the counters with "since"."""
-        found = self.json()
-        counters: dict[str, int] = found["window"]["counters"]
-        metrics, shown = self.show("prometheus").metrics, self.show()
-        assert [metrics[f"messages_total {name}"] for name in COUNTERS] == [
-            counters[name] for name in COUNTERS
-        ]
-        # As long as nothing is counted it is now.
-        assert 0 <= metrics["counting_since_seconds"] - counters["since"] <= 60
-        listed = ", ".join(f"{counters[name]} {name}" for name in COUNTERS)
-        assert f"\ncounted:     {listed} since " in shown.text
-        assert (
-            shown.text.split()[1] == found["status"] == ("OK", "WARNING", "CRITICAL")[int(metrics["status"])]
-        )
-        return {"status": found["status"], **counters}
-
-    def put_state(self, **content: object) -> None:
-        """Write the window's state."""
-        self.home.put(WINDOW, json.dumps({"calls": [], **content}).encode())
 
 
 @pytest.fixture
@@ -376,6 +276,52 @@ def test_mail_in_postfixs_queue(
         r" deferred for \d+ s\n",
         shown.text,
     )
+
+
+@pytest.mark.parametrize(
+    ("senders", "storm"),
+    [
+        (["copier@x.org"] * 20, ("copier@x.org", 20, 20)),
+        (["copier@x.org"] * 19, None),
+        (["copier@x.org", "Copier@X.ORG"] * 10 + ["a@x.org"] * 19, ("copier@x.org", 20, 39)),
+        (["copier@x.org"] * 20 + ["a@x.org"] * 20, None),
+        (["copier@x.org"] * 30 + [f"{number}@x.org" for number in range(30)], None),
+        ([""] * 30, None),
+    ],
+    ids=["most", "few", "in two spellings", "half", "half, and many others", "nobody"],
+)
+def test_who_has_most_of_the_queue(
+    watched: Watched, senders: list[str], storm: tuple[str, int, int] | None
+) -> None:
+    queues = [*("incoming", "active", "deferred") * 30]
+    held = [("hold", 5, "held@x.org")] * 99
+    watched.queue(*[(queue, 5, sender) for queue, sender in zip(queues, senders)], *held)
+    shown, found, metrics = (
+        watched.show(),
+        watched.json()["queue"]["storm"],
+        watched.show("prometheus").metrics,
+    )
+    assert shown.status == (1 if storm else 0)
+    if storm is None:
+        assert found is None
+        assert [name for name in metrics if name.startswith("storm")] == []
+        return
+    sender, number, total = storm
+    assert (found["sender"], found["messages"]) == (sender, number)
+    assert metrics[f"storm_messages {sender}"] == number
+    text = f"{sender!r} has {number} of the {total} messages that wait; as root, set them aside with: "
+    assert f" - {text}{found['command']} | " in shown.text
+
+
+def test_a_storm_comes_last_of_the_warnings(watched: Watched) -> None:
+    """Nothing stands behind the command, and a sender makes no line of its own."""
+    watched.home.secrets(API_EXPIRATION_DATE=in_days(5))
+    watched.queue(*[("deferred", 1000, 'a|b\n"\u202e\\@x.org')] * 25)
+    shown, found = watched.show(), watched.json()
+    command = found["queue"]["storm"]["command"]
+    assert shown.text.splitlines()[0].partition(" | ")[0].endswith(f"set them aside with: {command}")
+    assert len(found["problems"]) == 3
+    assert command.isascii() and command.isprintable()
 
 
 DOWN = "postqueue: warning: Mail system is down -- accessing queue directly (Connection refused)\n"

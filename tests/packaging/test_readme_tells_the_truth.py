@@ -149,6 +149,11 @@ def test_a_status_is_judged_as_the_table_says(relay: ModuleType) -> None:
     assert rows["the credentials end within"] == [f"{relay.EXPIRY_WARNING_DAYS} days", "0 days"]
 
 
+def test_the_command_that_holds_a_storm_is_the_one_of_the_status(relay: ModuleType) -> None:
+    [block] = section("A device that fills the queue").blocks
+    assert block.text == relay.hold_command("copier@domain.com", relay.Postfix(None)) + "\n"
+
+
 def test_metrics_exist(quoted: list[str]) -> None:
     named = [span for span in quoted if span.startswith("postfix_api_relay_")]
     pieces = literals(SCRIPT.read_text(encoding="utf-8"))
