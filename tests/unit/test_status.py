@@ -54,9 +54,16 @@ CALL = st.tuples(NUMBERS, st.one_of(st.none(), NUMBERS), either(PID), KEYS).map(
 LATER = seconds_from_now(100, 500)
 HOURS = st.integers(-30, 3).map(lambda hours: int(time.time() // 3600) + hours)
 RECIPIENTS = st.tuples(either(HOURS), either(st.integers(0, 20_000)), KEYS).map(list)
+BOUNDS = st.one_of(st.just([*relay.ACCEPTANCE_SECONDS]), ANYTHING)
+PLACES = len(relay.ACCEPTANCE_SECONDS) + 1
+NUMBERS_WITHIN = st.lists(st.one_of(st.integers(0, 2**53), NUMBERS), min_size=PLACES, max_size=PLACES)
+ACCEPTANCE = st.fixed_dictionaries(
+    {}, optional={"bounds": BOUNDS, "numbers": either(NUMBERS_WITHIN), "sum": either(NUMBERS)}
+)
 WINDOW = st.fixed_dictionaries(
     {},
     optional={
+        "acceptance": either(ACCEPTANCE),
         "calls": either(st.lists(st.one_of(LIVE_CALL, CALL, ANYTHING), max_size=4)),
         "waiting": either(st.lists(either(st.tuples(NUMBERS, PID, KEYS).map(list)), max_size=3)),
         "paused_until": st.one_of(LATER, ANYTHING),
