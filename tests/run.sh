@@ -39,6 +39,15 @@ install_packages \
     saslpasswd2 sasl2-bin cyrus-sasl-lib \
     '/usr/lib*/*/sasl2/liblogin.so' libsasl2-modules cyrus-sasl-plain
 
+if ! is_there promtool; then
+    # Newer releases of Debian and Ubuntu have it in a package of its own; dnf looks for the file.
+    promtool=prometheus
+    ! apt-cache show promtool >/dev/null 2>&1 || promtool=promtool
+    install_packages promtool "$promtool" /usr/bin/promtool
+    # The server that comes with it would start at the next boot.
+    systemctl disable prometheus.service >/dev/null 2>&1 || true
+fi
+
 make_venv .venv "$PYTHON" pyproject.toml '.[test]'
 # pip builds in the source's own directory.
 rm -rf build postfix_api_relay.egg-info

@@ -146,6 +146,9 @@ def test_a_status_is_judged_as_the_table_says(relay: ModuleType) -> None:
         f"{limit // 60} minutes" for limit in (relay.QUEUE_WARNING_SECONDS, relay.QUEUE_CRITICAL_SECONDS)
     ]
     assert rows["the oldest deferred mail has waited for"] == minutes
+    assert (
+        rows["one sender has more than half of the mail that waits"][0] == f"{relay.STORM_MESSAGES} messages"
+    )
     assert rows["the credentials end within"] == [f"{relay.EXPIRY_WARNING_DAYS} days", "0 days"]
 
 
@@ -310,7 +313,7 @@ def test_every_block_of_commands_is_a_shells() -> None:
 
 
 def test_blocks_are_of_languages_that_are_looked_at() -> None:
-    looked_at = {"sh", "json", "cron", "sudoers", "ini"}
+    looked_at = {"sh", "json", "cron", "sudoers", "ini", "yaml"}
     shown = {"console", "powershell", ""}
     assert {block.language for block in section(ALL).blocks} == looked_at | shown
 
