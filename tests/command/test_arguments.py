@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.by_hand import by_hand
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import pipe, run
@@ -96,14 +97,19 @@ def test_two_dashes_end_the_options(home: RelayHome, deliver: Deliver) -> None:
 
 
 def test_help_names_the_contract_and_every_setting(home: RelayHome) -> None:
-    delivery = run(home, [str(home.script), "--help"], b"")
-    assert delivery.status == 0
-    text = delivery.text.lower()
-    for word in ("--home", "exit status", "75", "relay-config.json", "api-secrets.json"):
-        assert word in text
-    # The output is cut at 4096 bytes, as Postfix cuts it.
+    done = by_hand(home, "--help")
+    assert done.returncode == 0
+    for word in (
+        "--home",
+        "exit status",
+        "75",
+        "relay-config.json",
+        "api-secrets.json",
+        "API_SECRET (required)",
+    ):
+        assert word in done.stdout
     for key in ("ADMIN_NOTIFICATION_EMAIL (required)", "DEFAULT_FROM_ADDRESS (required)", "CA_BUNDLE"):
-        assert key.lower() in text
+        assert key in done.stdout
 
 
 def test_version(home: RelayHome) -> None:

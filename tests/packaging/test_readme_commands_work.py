@@ -195,10 +195,50 @@ def test_the_status_looks_as_it_is_shown(installed: Machine, shell: Shell) -> No
     assert figures(shown) == figures(real) | {"last_error_seconds", "credential_days"}
 
 
+def cron_line(option: str) -> tuple[str, str]:
+    """The schedule and the command, which root runs, of the one line for cron with this option."""
+    [line] = [block.text for block in blocks("cron") if option in block.text]
+    schedule, user, command = re.fullmatch(r"((?:\S+ ){4}\S+) (\S+) (.*)\n", line).groups()  # type: ignore[union-attr]
+    # crontab(5): an unescaped % would end the command.
+    assert user == "root" and "%" not in command
+    return schedule, command
+
+
+def test_the_report_comes_by_mail(installed: Machine, shell: Shell, sandbox: Sandbox) -> None:
+    # Too long for a line: cut off with a character that ASCII lacks.
+    sender = f"{'u' * 60}@{'s' * 40}.local"
+    installed.postfix.smtp(sender, ["admin@domain.com"], mail(To="admin@domain.com").decode())
+    installed.wait_until_empty()
+    accepted = len(sandbox.accepted)
+    schedule, command = cron_line("--report")
+    assert schedule == "0 7 * * 1"
+    # In the environment that cron makes.
+    shell.run(f"env -i MAIL_CONFIG=$MAIL_CONFIG PATH=/usr/bin:/bin sh -c {shlex.quote(command)}")
+    installed.wait_until_empty()
+    # No notice of a replaced sender comes with it.
+    [report] = sandbox.accepted[accepted:]
+    assert (report.mailbox, report.to) == ("alerts@domain.com", ["admin@domain.com"])
+    received = report.received
+    assert (received.sender, received.subject) == ("alerts@domain.com", "Mail relay: the week")
+    assert f"  {'u' * 20}" in received.texts["plain"] and "… from 127.0.0.1" in received.texts["plain"]
+
+
+def test_the_report_looks_as_it_is_shown(installed: Machine, shell: Shell, sandbox: Sandbox) -> None:
+    sandbox.answer("sendMail", Answer(503))
+    installed.postfix.smtp("ups@domain.com", ["admin@domain.com"], mail(To="admin@domain.com").decode())
+    installed.wait_until_empty()
+    [shown] = [block.text for block in section("Report").blocks if block.language == "text"]
+    [command] = commands("Report")
+    real = shell.run(command)
+    texts = [[re.sub(r"\d[\d.:-]*", "N", line) for line in text.splitlines()] for text in (shown, real)]
+    titles = [[line for line in text if line and (line[0] != " " or "median" in line)] for text in texts]
+    assert titles[0][0] == titles[1][0]
+    assert titles[0][4:] == titles[1][4:]
+
+
 def test_the_collector_finds_what_the_status_prints(installed: Machine, shell: Shell) -> None:
-    [cron] = [block.text for block in blocks("cron")]
-    schedule, user, command = re.fullmatch(r"((?:\S+ ){5})(\S+) (.*)\n", cron).groups()  # type: ignore[union-attr]
-    assert (schedule, user) == ("* * * * * ", "root")
+    schedule, command = cron_line("--status")
+    assert schedule == "* * * * *"
     shell.run(f"sh -c {shlex.quote(command)}")
     [file] = (installed.base / "node-exporter").iterdir()
     assert file.suffix == ".prom"
@@ -206,8 +246,7 @@ def test_the_collector_finds_what_the_status_prints(installed: Machine, shell: S
 
 
 def test_a_failed_status_leaves_the_last_one_to_grow_old(installed: Machine, shell: Shell) -> None:
-    [cron] = [block.text for block in blocks("cron")]
-    command = cron.split(None, 6)[6]
+    _, command = cron_line("--status")
     [collector] = [path for path in installed.base.iterdir() if path.name == "node-exporter"]
     (collector / "mail-relay.prom").write_text("before")
     (installed.home / "postfix-api-relay").unlink()

@@ -23,6 +23,7 @@ DEVICES = "tests/postfix/test_devices_that_want_tls_or_a_password.py"
 RUN_BY = {
     "Quick start": MACHINE,
     "Monitoring": MACHINE,
+    "Report": MACHINE,
     "Troubleshooting": MACHINE,
     "A device that fills the queue": MACHINE,
     "Two tenants on one machine": MACHINE,
@@ -313,7 +314,7 @@ def test_every_block_of_commands_is_a_shells() -> None:
 
 
 def test_blocks_are_of_languages_that_are_looked_at() -> None:
-    looked_at = {"sh", "json", "cron", "sudoers", "ini", "yaml"}
+    looked_at = {"sh", "json", "cron", "sudoers", "ini", "yaml", "text"}
     shown = {"console", "powershell", ""}
     assert {block.language for block in section(ALL).blocks} == looked_at | shown
 

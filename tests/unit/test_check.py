@@ -146,6 +146,8 @@ def test_a_token_that_is_nested_too_deeply() -> None:
         ["--status", "--format", "json"],
         ["--check", "--postfix-config", "/etc/postfix-out"],
         ["--check", "--no-such-option"],
+        ["--report"],
+        ["--home", "/srv/relay", "--report", "--days", "30"],
         ["--home", "/srv/relay", "--check"],
         [
             "--home",
@@ -166,7 +168,7 @@ def test_what_an_admin_starts(argv: list[str]) -> None:
     assert relay.is_command(argv)
 
 
-@pytest.mark.parametrize("sender", ["--check", "--status", "--send-test"])
+@pytest.mark.parametrize("sender", ["--check", "--status", "--report", "--send-test"])
 @pytest.mark.parametrize("start", [[], ["--home", "/srv/relay"], ["--"], ["--home", "/srv/relay", "--"]])
 @pytest.mark.parametrize(
     "rest",
