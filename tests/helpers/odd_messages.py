@@ -1,0 +1,77 @@
+"""Messages that no program should write, and some do; and large headers."""
+
+from __future__ import annotations
+
+from helpers.mail import mail
+
+TO = "to@external.com"
+NOBODY_VISIBLE = "5.7.1"
+LF_TO_CRLF = (b"\n", b"\r\n")
+
+# Name: the message, and the code with which it bounces, if it does.
+SHAPES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", NOBODY_VISIBLE),
+    "one line end": (b"\n", NOBODY_VISIBLE),
+    "only NUL": (b"\0" * 1000, NOBODY_VISIBLE),
+    "body only": (b"\nTo: to@external.com\n", NOBODY_VISIBLE),
+    "no header but text": (b"Hello,\nTo: to@external.com\n\n", NOBODY_VISIBLE),
+    "header only": (b"From: alerts@domain.com\nTo: to@external.com\n", ""),
+    "header only, last line open": (b"From: alerts@domain.com\nTo: to@external.com", ""),
+    "no blank line": (
+        b"From: alerts@domain.com\nTo: to@external.com\nText without a colon\nSubject: body\n",
+        "",
+    ),
+    "mbox": (b"From alerts@domain.com Thu Jan  1 00:00:00 1970\n" + mail(), ""),
+    "CRLF": (mail().replace(*LF_TO_CRLF), ""),
+    "bare CR as line end": (mail().replace(b"\n", b"\r"), NOBODY_VISIBLE),
+    "bare CR in the header": (mail(Subject="a\rb\r\rTo: evil@evil.example"), ""),
+    "NUL in the header": (mail(Subject="a\0b", X_Nul="\0"), ""),
+    "NUL and bare CR in the body": (mail(b"a\0b\rc\n\r\r\n\0"), ""),
+    "Latin-1 header": (mail(Subject="S").replace(b"Subject: S", b"Subject: St\xf6rung, To: \xe9"), ""),
+    "UTF-8 header": (mail(From="J\u00f6rg <alerts@domain.com>", Subject="St\u00f6rung \U0001f525"), ""),
+    "half a UTF-8 character": (mail().replace(b"Subject: Test", b"Subject: \xe2\x82"), ""),
+    "1 MB in one field": (mail(X_Long="x" * 1_000_000), ""),
+    "1 MB in short fields": (b"X: y\n" * 200_000 + mail(), ""),
+    "1 MB of continuation": (b"X: y\n" + b" z\n" * 330_000 + mail(), ""),
+    "1 MB of blanks before a colon": (b"X" + b" " * 1_000_000 + b": y\n" + mail(), ""),
+    "1 MB without a colon": (b"x" * 1_000_000 + b"\n" + mail(), NOBODY_VISIBLE),
+    "1 MB word in To": (mail(To=f"{TO}, {'a' * 1_000_000}"), ""),
+    "1 MB of dots in To": (mail(To=f"{TO}, {'a.' * 500_000}"), ""),
+    "1 MB of at signs in To": (mail(To=f"{TO}, {'@' * 1_000_000}"), ""),
+    "1 MB of quotes in To": (mail(To=f"{TO}, {chr(34) * 999_999}"), ""),
+    "1 MB of parentheses in To": (mail(To=f"{TO}, {'(' * 1_000_000}"), ""),
+    "1 MB of brackets in To": (mail(To=f"{TO}, {'<' * 1_000_000}"), ""),
+    "1 MB of backslashes in To": (mail(To=f'{TO}, "{chr(92) * 1_000_000}'), ""),
+    "1 MB of commas in To": (mail(To=f"{TO}{',' * 1_000_000}"), ""),
+    "1 MB of groups in To": (mail(To=f"{TO}, {'a:;' * 333_333}"), ""),
+    "comments in comments": (mail(To=f"{TO}, {'(' * 2000}{')' * 2000} x@y.org"), ""),
+    "words in brackets": (mail(To=f"{TO}, {'<a' * 2000}"), ""),
+    "group": (mail(To=f"Friends: {TO}, stranger@x.org;"), ""),
+    "empty group": (mail(To="undisclosed-recipients:;"), NOBODY_VISIBLE),
+    "route": (mail(To=f"<@relay.example,@other.example:{TO}>"), ""),
+    "comment": (mail(To=f"(a (nested) comment) {TO} (another)"), ""),
+    "quoted comma": (mail(To=f'"External, To" <{TO}>'), ""),
+    "semicolons": (mail(To=f"stranger@x.org; {TO}"), ""),
+    "no brackets": (mail(To=f"External To {TO}"), ""),
+    "folded": (mail(To=f"External\n\tTo\n <{TO}\n >,\n"), ""),
+    "folded by blanks": (mail(To=f"\n \n\t\n {TO}"), ""),
+    "blank before the colon": (mail(To=None).replace(b"From:", b"To : to@external.com\nFrom :"), ""),
+    "upper case": (mail(To=None).replace(b"From:", b"TO:TO@EXTERNAL.COM\nFROM:"), ""),
+    "To twice": (mail(To=f"stranger@x.org\nTo: {TO}"), ""),
+    "in Cc only": (mail(To=None, Cc=TO), ""),
+    "in Bcc only": (mail(To=None, Bcc=TO), NOBODY_VISIBLE),
+    "in Resent-To only": (mail(To=None, Resent_To=TO), NOBODY_VISIBLE),
+    "encoded address": (mail(To="=?utf-8?q?to=40external=2Ecom?="), NOBODY_VISIBLE),
+    "two From": (mail(From="alerts@domain.com\nFrom: stranger@x.org"), ""),
+    "two addresses in From": (mail(From="stranger@x.org, alerts@domain.com"), ""),
+    "no From": (mail(From=None), ""),
+    "unreadable From": (mail(From='"<>,(\\@'), ""),
+    "field without a name": (mail().replace(b"Subject:", b": nothing\nSubject:", 1), ""),
+    "field of one name only": (mail(Subject=""), ""),
+    "starts with a blank": (b" folded nothing\n" + mail(), NOBODY_VISIBLE),
+    "a line of 100 kB in the body": (mail(b"x" * 100_000), ""),
+    "broken MIME": (mail(b"--x\n--x--\n", Content_Type="multipart/mixed; boundary=y", MIME_Version="?"), ""),
+    "broken base64": (mail(b"====\n", Content_Transfer_Encoding="base64"), ""),
+    "bounce in it": (mail(b"--b\nContent-Type: message/rfc822\n\nTo: x@y\n\n--b--\n"), ""),
+    "dot lines": (mail(b".\n..\nFrom here\n>From there\n"), ""),
+}
