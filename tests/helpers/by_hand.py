@@ -6,6 +6,7 @@ import datetime
 import os
 import pwd
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,22 +49,30 @@ def in_days(days: int) -> str:
 
 
 def by_hand(
-    home: RelayHome, *arguments: object, user: str = "root", prefix: Sequence[str] = ()
+    home: RelayHome,
+    *arguments: object,
+    user: str = "root",
+    prefix: Sequence[str] = (),
+    message: bytes = b"",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command with these arguments; `prefix` is a command that runs it."""
+    """Run the installed command with these arguments, and this on its standard input; `prefix` is a command
+    that runs it."""
     account = pwd.getpwnam(user)
-    return subprocess.run(
-        [*prefix, str(home.script), *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd="/",
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": os.environ["TZ"]},
-        user=account.pw_uid,
-        group=account.pw_gid,
-        extra_groups=[],
-    )
+    with tempfile.TemporaryFile() as fed:
+        fed.write(message)
+        fed.seek(0)
+        return subprocess.run(
+            [*prefix, str(home.script), *map(str, arguments)],
+            stdin=fed if message else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": os.environ["TZ"]},
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+        )
 
 
 def make_sound(home: RelayHome) -> None:

@@ -276,8 +276,9 @@ def test_what_the_page_quotes_is_what_the_script_can_say(quoted: list[str]) -> N
 def test_what_a_block_shows_is_what_the_script_can_say() -> None:
     pieces = literals(SCRIPT.read_text(encoding="utf-8"))
     shown = {block.heading: block.text.splitlines() for block in blocks("")}
-    # A drawing, and lines that another test compares with those of a delivery.
-    assert set(shown) - {"Quick start", "Monitoring"} == {"The way of a message", "6. Try it"}
+    # A drawing, and lines that other tests compare with those of a delivery, and of --explain.
+    others = {"The way of a message", "What would happen to a message", "6. Try it"}
+    assert set(shown) - {"Quick start", "Monitoring"} == others
     # The level stands in a column of its own.
     levels = re.compile(r"^(?:ok|warn|FAIL) {2,4}(?=\S)")
     lines = [levels.sub("", line) for line in [*shown["Quick start"], *shown["Monitoring"]]]

@@ -162,13 +162,19 @@ def test_a_token_that_is_nested_too_deeply() -> None:
         ["--send-test", "to@external.com", "--home", "/srv/relay"],
         ["--home", "/srv/relay", "--send-test", "to@external.com"],
         ["--send-test"],
+        ["--explain"],
+        ["--explain", "--client", "10.1.1.20", "s@x.org", "to@external.com"],
+        ["--home", "/srv/relay", "--explain", "s@x.org", "to@external.com"],
+        ["--explain", "<>", "to@external.com"],
+        # By hand nothing that begins so is sent.
+        ["--explain", "4ZxTestQid", "to@external.com", ""],
     ],
 )
 def test_what_an_admin_starts(argv: list[str]) -> None:
     assert relay.is_command(argv)
 
 
-@pytest.mark.parametrize("sender", ["--check", "--status", "--report", "--send-test"])
+@pytest.mark.parametrize("sender", ["--check", "--status", "--report", "--explain", "--send-test"])
 @pytest.mark.parametrize("start", [[], ["--home", "/srv/relay"], ["--"], ["--home", "/srv/relay", "--"]])
 @pytest.mark.parametrize(
     "rest",
@@ -182,7 +188,10 @@ def test_what_an_admin_starts(argv: list[str]) -> None:
         ["to@external.com", "10.1.1.20"],
     ],
 )
-def test_what_postfix_starts(start: list[str], sender: str, rest: list[str]) -> None:
+def test_what_postfix_starts(
+    start: list[str], sender: str, rest: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAIL_CONFIG", "/etc/postfix")
     assert not relay.is_command([*start, sender, *rest])
 
 
