@@ -77,6 +77,19 @@ def text_of(home: RelayHome, content: bytes, *arguments: str, user: str = "root"
     return done.stdout
 
 
+def mime_of(request: Recorded) -> bytes:
+    """The message in a request, b"" where it is none, or JSON."""
+    content = json.loads(request.body)["Content"]["Raw"]["Data"] if request.role == "ses" else request.body
+    return b"" if request.body[:1] == b"{" and request.role != "ses" else base64.b64decode(content)
+
+
+def is_notice(request: Recorded) -> bool:
+    """Whether it is the relay's own message to the admin."""
+    return request.role in ("ses", "sendMail") and b"\r\nAuto-Submitted: auto-generated\r\n" in mime_of(
+        request
+    )
+
+
 def sent_form(requests: list[Recorded]) -> dict[str, Any]:
     """The message that was given to Graph as JSON, without its text and what is attached."""
     forms = [json.loads(request.body) for request in requests if request.body[:1] == b"{"]
@@ -99,16 +112,20 @@ def agree(
     found = explain(home, content, *recipients, sender=sender, client=client)
     assert sandbox.requests == []
     delivery = pipe(home, content, *recipients, sender=sender, client=client)
-    if not [one for one in sandbox.requests if one.role != "token"]:
+    given = [one for one in sandbox.requests if one.role != "token" and not is_notice(one)]
+    if not given:
         assert found.outcome == (delivery.verdict, TIME.sub("", delivery.text))
         return found, delivery
     assert found.outcome == ("handed over", "2.0.0 ")
-    expect_the_same(found.says, [one for one in sandbox.requests if one.role != "token"])
+    expect_the_same(found.says, given)
     logged = [line.partition("] ")[2].rpartition(" queue_id=")[0] for line in home.log().splitlines()]
     assert [line for line in logged if line.startswith(("SENDER", "CLASSIFIED"))][-2:] == [
         line for line in found.says["log"] if line.startswith(("SENDER", "CLASSIFIED"))
     ]
-    if delivery.verdict == "sent" and len(sandbox.accepted) >= found.says["way"]["calls"]:
+    if delivery.verdict == "sent" and (
+        found.says["way"]["form"] == "draft" or len(given) == found.says["way"]["calls"]
+    ):
+        # No recipient was refused, whom only the provider can tell of.
         notices = sandbox.accepted[found.says["way"]["calls"] :]
         assert len(notices) == len(found.says["notices"]["of"])
         assert found.says["sender"]["goes_out_as"] == sandbox.accepted[0].mailbox
@@ -123,16 +140,14 @@ def expect_the_same(says: dict[str, Any], requests: list[Recorded]) -> None:
         sessions = [one for one in requests if one.path.endswith("/createUploadSession")]
         assert len(sessions) == says["way"].get("uploads", 0)
         return
-    sent = requests[0].body
     if says["provider"]["name"] == "ses":
-        call = json.loads(sent)
+        call = json.loads(requests[0].body)
         assert call["FromEmailAddress"] == says["sender"]["goes_out_as"]
         classes: dict[str, list[str]] = {"To": [], "Cc": [], "Bcc": []}
         for one in says["recipients"][: says["way"]["most"]]:
             classes[one["class"]].append(one["address"])
         assert call["Destination"] == {f"{name}Addresses": names for name, names in classes.items()}
-        sent = call["Content"]["Raw"]["Data"]
-    raw, header = base64.b64decode(sent), os.fsencode(says["header"])
+    raw, header = mime_of(requests[0]), os.fsencode(says["header"])
     assert raw[: len(header)] == header and header.endswith(b"\r\n")
     assert len(raw) == says["way"]["octets"]
 
@@ -293,13 +308,13 @@ def test_nobody_is_visible(sandbox: Sandbox, each: RelayHome, visible: str) -> N
 def test_large_messages(sandbox: Sandbox, free: RelayHome, content: bytes, large: str) -> None:
     free.configure(RATE_LIMIT_PER_MINUTE=0, LARGE_MESSAGES=large)
     found, _ = agree(sandbox, free, content, TO)
-    assert found.status == 0 or found.says["code"] == "5.3.4"
+    assert found.says["code"] in ("2.0.0", "5.3.4", "5.6.0")
     assert found.status or found.says["way"]["form"] == "draft"
 
 
 def test_too_large_for_ses(sandbox: Sandbox, free: RelayHome) -> None:
     use_ses(free)
-    found, _ = agree(sandbox, free, mail(b"x" * 76 * 400_000), TO)
+    found, _ = agree(sandbox, free, mail(b"x" * 34_000_000), TO)
     assert (found.says["code"], found.says["way"]) == ("5.3.4", None)
 
 
