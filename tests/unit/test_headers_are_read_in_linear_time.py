@@ -97,3 +97,11 @@ def test_nested_comments_do_not_exhaust_the_stack(opened: str, depth: int) -> No
     message = f"From: {value}\nTo: {value}, a@x.org\n\nbody".encode()
 
     assert address_message(relay, message, ["a@x.org"]).recipients.to == ["a@x.org"]
+
+
+@pytest.mark.parametrize("secret", ["abcd~efgh1234", "~abcd~efgh1234", "\\abcd\\efgh"])
+def test_a_secret_is_looked_for_in_linear_time(secret: str) -> None:
+    # What belongs to the secret stands there, so that the whole of it is looked for.
+    text = "abcd " + "\\" * SIZE
+    with time_limit(LIMIT_SECONDS):
+        assert relay.Secret(secret).removed_from(text) == text
