@@ -99,7 +99,7 @@ def test_nested_comments_do_not_exhaust_the_stack(opened: str, depth: int) -> No
     assert address_message(relay, message, ["a@x.org"]).recipients.to == ["a@x.org"]
 
 
-@pytest.mark.parametrize("secret", ["abcd~efgh1234", "~abcd~efgh1234", "\\abcd\\efgh"])
+@pytest.mark.parametrize("secret", ["abcd~efgh1234", "~abcd~efgh1234"])
 def test_a_secret_is_looked_for_in_linear_time(secret: str) -> None:
     # What belongs to the secret stands there, so that the whole of it is looked for.
     text = "abcd " + "\\" * SIZE
