@@ -307,7 +307,7 @@ class PrivatePostfix:
     def queue(self) -> list[dict[str, Any]]:
         """The queued messages, as postqueue -j describes them."""
         listing = run("postqueue", "-c", str(self.config), "-j")
-        return [json.loads(line) for line in listing.splitlines()]
+        return [json.loads(line) for line in listing.split("\n") if line]
 
     def flush(self) -> None:
         """Try all deferred mail at once."""

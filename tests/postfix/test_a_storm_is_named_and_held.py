@@ -29,6 +29,7 @@ STORMS = {
     "nobody": "",
     "UTF-8": "kopieré@x.org",
     "a blank": '"a  b"@x.org',
+    "an end of a line": "a\u2028b\u0085c@x.org",
 }
 # Whose mail is not to be held with it.
 BYSTANDERS = ["copier@domain.com.org", "xcopier@domain.com", "copier@domainxcom", "abc@x.org", "a@x.org"]
