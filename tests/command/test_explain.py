@@ -415,6 +415,23 @@ def test_a_damaged_state(sandbox: Sandbox, home: RelayHome, state: bytes) -> Non
 # ---------------------------------------------------------------- what is missing
 
 
+@pytest.mark.parametrize("name", [WINDOW, f"{WINDOW}.new"])
+def test_a_state_that_cannot_be_written(sandbox: Sandbox, home: RelayHome, name: str) -> None:
+    """Root's file, which the account cannot replace in a sticky directory."""
+    home.path.chmod(0o1770)
+    os.chown(home.path, 0, home.account.pw_gid)
+    (home.path / name).write_text("{}")
+    found, _ = agree(sandbox, home, mail(), TO)
+    assert (found.status, found.says["code"]) == (1, "4.3.0")
+
+
+def test_a_home_that_cannot_be_written(sandbox: Sandbox, home: RelayHome) -> None:
+    home.path.chmod(0o555)
+    delivery = pipe(home, mail(), TO)
+    assert (delivery.verdict, sandbox.accepted) == ("deferred", [])
+    assert delivery.text.startswith(" ".join(explain(home, mail(), TO).outcome[1:]))
+
+
 @pytest.mark.parametrize("fault", ["missing", "open", "no JSON"])
 def test_unusable_secrets(sandbox: Sandbox, home: RelayHome, fault: str) -> None:
     if fault == "missing":
