@@ -22,6 +22,7 @@ from helpers.by_hand import by_hand, tree
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from helpers.rotation import configure, rotate
+from helpers.script import change_constants
 from sandbox import Answer, Sandbox, graph_error
 
 NAS, ADDRESS, RECIPIENT = "nas@domain.com", "192.168.1.30", "admin@domain.com"
@@ -555,3 +556,32 @@ def test_a_long_log_takes_little_memory(home: RelayHome) -> None:
         )
         measured.append(int(done.stdout.split()[-1]) / 1024)
     assert measured[1] - measured[0] < 10, measured
+
+
+def test_a_log_without_an_end_is_given_up(home: RelayHome) -> None:
+    """The account can make one of any size: what is read until then is told."""
+    change_constants(home, LOG_READ_SECONDS=1)
+    put(home, message(time.time() - MINUTE), name=f"{LOG}.1", age=HOUR)
+    os.truncate(put(home, ""), 1 << 42)
+    found = json.loads(by_hand(home, "--report", "--format", "json").stdout)
+    assert found["messages"] == 1
+    assert found["problems"] == [f"{LOG}: not read to its end: 1 s are over"]
+
+
+def test_a_log_larger_than_the_memory_is_given_up(home: RelayHome) -> None:
+    """A line of the account's own, of which the reading takes more than a delivery may have."""
+    when = time.time() - MINUTE
+    put(home, message(when), name=f"{LOG}.1", age=HOUR)
+    put(home, delivered(when, "x").replace("'Test'", "'" + r"\\" * 2_000_000))
+    found = report(home)
+    assert found["messages"] == 1
+    assert found["problems"] == [f"{LOG}: not read to its end: too large"]
+
+
+@pytest.mark.parametrize("text", ["@", "a", "(", "a@"])
+def test_causes_are_told_apart_in_linear_time(home: RelayHome, text: str) -> None:
+    when = time.time() - MINUTE
+    put(home, *(deferred(when, long_id(when), f"4.3.2 {text * 600}") for _ in range(3000)))
+    began = time.monotonic()
+    assert [cause["attempts"] for cause in report(home)["causes"]] == [3000]
+    assert time.monotonic() - began < 4

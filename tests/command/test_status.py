@@ -402,6 +402,30 @@ def test_a_directory_in_place_of_the_configuration(watched: Watched) -> None:
     assert f" - Config file {file} is not a regular file | " in watched.show().text
 
 
+def test_files_of_any_size_take_no_more_memory_than_a_delivery(watched: Watched) -> None:
+    """The account can make them, and root looks at them."""
+    secrets = watched.home.path / "api-secrets.json"
+    os.truncate(secrets, 1 << 27)
+    assert f" - Secrets file {secrets} is larger than 1 MB | " in watched.show().text
+    watched.home.secrets()
+    for number in range(3):
+        content = b'{"left":[' + b"[[]]," * (3_300_000 if number == 1 else 100_000) + b"[]]}"
+        watched.home.put(f".progress-A{number}-{number}", content, 0o600)
+    shown = watched.show()
+    assert (shown.status, " - unexpected MemoryError: | " in shown.text) == (2, True)
+    (watched.home.path / ".progress-A1-1").unlink()
+    assert watched.json()["window"]["unfinished"] == 2
+
+
+def test_secrets_with_many_keys_take_no_time(watched: Watched) -> None:
+    secrets = watched.home.path / "api-secrets.json"
+    keys = {**json.loads(secrets.read_text()), **dict.fromkeys(map(str, range(90_000)), 0)}
+    secrets.write_text(json.dumps(keys, separators=(",", ":")))
+    began = time.monotonic()
+    assert watched.show().status == 0
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("command", ["--status", "--check", "--send-test=a@x.org"])
 @pytest.mark.parametrize("output", [">/dev/full", ">&-", "> >(exit)"])
 def test_an_output_that_cannot_be_written(watched: Watched, command: str, output: str) -> None:
