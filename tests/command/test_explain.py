@@ -268,12 +268,15 @@ def test_the_rules_of_the_page(sandbox: Sandbox, free: RelayHome) -> None:
 
 def test_recipients_and_why(sandbox: Sandbox, each: RelayHome) -> None:
     content = mail(To=f"External <{TO}>, b@x.org x", Cc="c@x.org", Bcc="e@x.org", X_SES_A="1")
-    found, _ = agree(sandbox, each, content, TO, "b@x.org", "c@x.org", "d@x.org", "no address@x.org")
+    found, _ = agree(
+        sandbox, each, content, TO, "b@x.org", "c@x.org", "d@x.org", "e@x.org", "no address@x.org"
+    )
     assert [(one["address"], one["class"], one["found"]) for one in found.says["recipients"]] == [
         (TO, "To", "To"),
         ("b@x.org", "To", "To, which is not well-formed"),
         ("c@x.org", "Cc", "Cc"),
         ("d@x.org", "Bcc", "no field"),
+        ("e@x.org", "Bcc", "Bcc"),
     ]
     assert found.says["left_out"] == ["no address@x.org"]
     assert found.says["notices"]["of"] == ["the recipients left out"]
@@ -493,6 +496,7 @@ def test_another_user(home: RelayHome) -> None:
         ([SENDER, "root"], mail(), "recipient 'root' has no @"),
         (["4ZxTestQid", TO, ""], mail(), "recipient '' has no @"),
         ([SENDER, TO], b"", "there is no message on standard input"),
+        ([SENDER, TO], b"*** ENVELOPE RECORDS deferred/4ZxTestQid ***\n", "such as: postcat -bhq QUEUE_ID"),
         (["--client", "copier", SENDER, TO], mail(), "--client 'copier' is no IP address"),
         (["--client", "10.0.0.0/8", SENDER, TO], mail(), "--client '10.0.0.0/8' is no IP address"),
         (["--format", "prometheus", SENDER, TO], mail(), "--explain has no format prometheus"),
@@ -536,7 +540,7 @@ def test_nothing_is_written_and_nobody_asked(home: RelayHome, user: str) -> None
         )
         calls = read_calls(file.read_text(errors="replace"))
     assert (done.returncode, tree(home.path)) == (0, before)
-    assert "\nway:         one draft as JSON, with 1 attachments, 1 of them in upload sessions" in done.stdout
+    assert "\nway:         one draft as JSON, with 1 attachment, 1 of them in upload sessions" in done.stdout
     names = {call.name for call in calls}
     assert {"openat", "read"} <= names
     # libc asks nscd(8), if there is one, for the account of root's command.

@@ -260,6 +260,11 @@ def test_only_the_period_is_counted(home: RelayHome) -> None:
     put(home, message(now - 8 * DAY), message(now - 6 * DAY), message(now - HOUR))
     assert [report(home, "--days", days)["messages"] for days in (1, 7, 30)] == [1, 2, 3]
     assert report(home)["messages"] == 2
+    shown = text_of(home, "--days", 1)
+    assert shown.startswith("Mail relay, 1 day: ")
+    assert "\n1 message, 1 delivered, 0 deferred, " in shown
+    assert "\naccepted for 1 recipient\n" in shown
+    assert ", with 1 call accepted\n" in shown
 
 
 def test_times_from_arrival_to_acceptance(home: RelayHome) -> None:
@@ -461,7 +466,7 @@ def test_lines_that_are_none_of_the_relays(home: RelayHome) -> None:
     found = report(home)
     assert counts(found) == [2, 2, 0, 0, 0]
     assert found["unread_lines"] >= len(bad) + 2
-    assert f"not read: {found['unread_lines']} lines that are cut off, or not the relay's\n" in text_of(home)
+    assert f"not read: lines that are cut off, or not the relay's: {found['unread_lines']}\n" in text_of(home)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -528,7 +533,7 @@ def test_it_fits_a_mail(home: RelayHome) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--days", "0"], "argument --days: '0' is not a whole number of 1 or more"),
+        (["--days", "0"], "argument --days: '0' is not a whole number from 1 to 999999"),
         (["--days", "-1"], "'-1' is not a whole number"),
         (["--days", "1.5"], "'1.5' is not a whole number"),
         (["--days", "9" * 5000], "is not a whole number"),

@@ -167,12 +167,16 @@ def test_a_sender_called_like_a_command_waits_where_master_cf_is_wrong(
     ("arguments", "said"),
     [
         (["--check", "--no-such-option"], "unrecognized arguments: --no-such-option"),
-        (["--check", "--form", "json"], "unrecognized arguments: --form json"),
+        (["--check", "--form", "json"], "unrecognized arguments: --form"),
         (["--check", "--status"], "argument --status: not allowed with argument --check"),
         (["--status", "--format"], "argument --format: expected one argument"),
         (["--status", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
         (["--status", "--postfix-config"], "argument --postfix-config: expected one argument"),
         (["--send-test"], "argument --send-test: expected one argument"),
+        (["--check", "--format", "json"], "--check does not take --format: see --help"),
+        (["--status", "--days", "3"], "--status does not take --days: see --help"),
+        (["--report", "--client", "10.1.1.20"], "--report does not take --client: see --help"),
+        (["--send-test", "a@b.org", "--show"], "--send-test does not take --show: see --help"),
     ],
 )
 def test_a_wrong_option_is_told_of_in_one_line(home: RelayHome, arguments: list[str], said: str) -> None:

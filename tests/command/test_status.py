@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Deliver
 from helpers.by_hand import SITE, by_hand, in_days, make_sound
-from helpers.home import RelayHome
+from helpers.home import SECRETS, RelayHome
 from helpers.mail import mail
 from helpers.state import (
     NOTICES,
@@ -159,7 +159,7 @@ def test_a_pause_is_shown_with_its_end_and_its_reason(
     [
         (31, 0, "end in 31 days"),
         (30, 1, "end in 30 days"),
-        (1, 1, "end in 1 days"),
+        (1, 1, "end in 1 day"),
         (0, 2, "end today"),
         (-2, 2, "ended 2 days ago"),
     ],
@@ -263,7 +263,10 @@ def test_mail_in_postfixs_queue(
     shown = watched.show()
     assert shown.status == status
     if status:
-        assert f" - {counts[2]} messages deferred, the oldest for {age // 60} min | " in shown.text
+        assert (
+            f" - {counts[2]} message{'s' * (counts[2] > 1)} deferred, the oldest for {age // 60} min | "
+            in shown.text
+        )
     queue = watched.json()["queue"]
     assert [queue[name] for name in QUEUES] == counts
     assert age <= queue["oldest_deferred_seconds"] <= age + 60
@@ -382,7 +385,7 @@ def test_a_configuration_that_does_not_work(watched: Watched) -> None:
     # The worst comes first.
     assert re.fullmatch(
         r"POSTFIX-API-RELAY CRITICAL - DEFAULT_FROM_ADDRESS must be one e-mail address, .*;"
-        r" 1 messages deferred, the oldest for 16 min",
+        r" 1 message deferred, the oldest for 16 min",
         summary,
     )
     assert watched.show("prometheus").metrics["queue_messages deferred"] == 1
@@ -445,6 +448,16 @@ def test_only_root_and_the_owner_see_it(watched: Watched) -> None:
     assert shown.status == 2
     text = f"{watched.home.path} belongs to nobody; run this as root or as nobody"
     assert shown.text.splitlines()[0].startswith(f"POSTFIX-API-RELAY CRITICAL - {text}")
+
+
+def test_a_command_that_has_a_bar_is_left_to_the_check(watched: Watched) -> None:
+    """A plugin's output has one bar, and with another sign in its place the command does something else."""
+    os.chown(watched.home.path / SECRETS, 0, 0)
+    summary = watched.show().text.splitlines()[0]
+    said = "belongs to root, is a link or no file: nothing is delivered as root"
+    assert f"{said}; see --check | " in summary
+    [problem] = watched.json()["problems"]
+    assert problem.endswith("</dev/null 2>&1 | cat")
 
 
 def test_a_window_for_each_sender(watched: Watched) -> None:

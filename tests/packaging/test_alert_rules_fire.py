@@ -18,6 +18,8 @@ Changes = dict[str, Optional[str]]
 TARGET = 'instance="relay:9100",job="node"'
 # node_exporter's, of the file that README.md's line for cron writes.
 FILE = 'node_textfile_mtime_seconds{file="/var/lib/prometheus/node-exporter/mail-relay.prom"}'
+# As Debian 11's node_exporter has it.
+OLD_FILE = 'node_textfile_mtime_seconds{file="mail-relay.prom"}'
 MINUTES = 120
 # A relay of which there is nothing to tell, in promtool's notation: first value, step and number of steps.
 QUIET = {
@@ -60,7 +62,11 @@ LIMIT = 'recipients_today{sender="ups@example.org"}'
 # What is different where an alert fires, by sample, "file" for node_exporter's; None where it is not there.
 FIRES: dict[str, list[Changes]] = {
     "MailRelayCritical": [{"status": constant("2")}],
-    "MailRelayUnwatched": [{"file": constant("1")}, {"status": None, "file": None}],
+    "MailRelayUnwatched": [
+        {"file": constant("1")},
+        {"file": None, "old file": constant("1")},
+        {"status": None, "file": None},
+    ],
     "MailRelayMailWaits": [{"oldest_deferred_seconds": constant("1801")}],
     "MailRelayMailWentBack": [growing(outcome, MINUTES - 10) for outcome in ("bounced", "rejected")],
     "MailRelayRefused": [{"window_refused": constant("1")}],
@@ -128,9 +134,10 @@ def series(printed: str, changes: Changes) -> dict[str, str]:
     """The values of every sample that --status prints, but for the changes."""
     quiet = {name: constant(QUIET.get(name.partition("{")[0], "0")) for name in samples(printed)}
     # A rule cannot fire for what is not printed.
-    assert set(changes) - {"file"} <= set(quiet)
+    assert set(changes) - {"file", "old file"} <= set(quiet)
     found: Changes = {**quiet, STORM: None, **accepted("5"), "file": f"0+60x{MINUTES}", **changes}
-    full = {FILE if name == "file" else f"postfix_api_relay_{name}": found[name] for name in found}
+    files = {"file": FILE, "old file": OLD_FILE}
+    full = {files.get(name, f"postfix_api_relay_{name}"): found[name] for name in found}
     return {with_target(name): value for name, value in full.items() if value is not None}
 
 

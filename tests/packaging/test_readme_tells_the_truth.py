@@ -150,7 +150,7 @@ def test_a_status_is_judged_as_the_table_says(relay: ModuleType) -> None:
     assert (
         rows["one sender has more than half of the mail that waits"][0] == f"{relay.STORM_MESSAGES} messages"
     )
-    assert rows["the credentials end within"] == [f"{relay.EXPIRY_WARNING_DAYS} days", "0 days"]
+    assert rows["the credentials expire within"] == [f"{relay.EXPIRY_WARNING_DAYS} days", "0 days"]
 
 
 def test_the_command_that_holds_a_storm_is_the_one_of_the_status(relay: ModuleType) -> None:

@@ -132,7 +132,7 @@ def test_status_sees_the_queue(sandbox: Sandbox, home: RelayHome, once: PrivateP
     submit(once)
     # On its way there a listing can have it in two places.
     once.wait_for("deferred mail", lambda: places(once) == ["deferred"])
-    late = "1 messages deferred, the oldest for 0 min"
+    late = "1 message deferred, the oldest for 0 min"
     found = once.wait_for("late mail", lambda: [found for found in [status(home, once)] if late in found[1]])
     code, text = found[0]
     assert (code, text.split(" | ")[0]) == (1, f"POSTFIX-API-RELAY WARNING - {late}")
