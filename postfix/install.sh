@@ -1027,6 +1027,19 @@ urgent_settings() {
     with_table senders sender_dependent_default_transport_maps texthash:
     with_table clients smtpd_client_restrictions 'check_client_access cidr:'
     with_table headers header_checks regexp:
+    [ ! -e "$SCRATCH/installed/urgent-headers" ] || nested_checks
+}
+
+# nested_checks: what an attached message says of itself is not about the one that it is in. Unless that is set, also
+# to nothing, it goes on to be looked through for what header_checks has; nothing would be like not set, here.
+nested_checks() {
+    local line
+    line=$(postconf_now -n nested_header_checks)
+    if [ -z "$line" ]; then
+        line=$(postconf_now -nh header_checks)
+        line="nested_header_checks = ${line:-static:DUNNO}"
+    fi
+    [ "$line" = 'nested_header_checks =' ] || echo "$line"
 }
 
 # with_table NAME PARAMETER TYPE: the setting as it is, with that table.

@@ -103,6 +103,13 @@ def test_what_is_not_asked_for_is_not_set(fresh: Machine) -> None:
     assert {path.name for path in fresh.postfix.config.glob("*.urgent-*")} == {HEADERS}
 
 
+def test_what_attached_messages_are_looked_through_for_stays(machine: Machine) -> None:
+    add_settings(machine.postfix.config, ["nested_header_checks ="])
+    machine.install(*ALL)
+    assert "nested_header_checks =" in machine.postconf("-n").splitlines()
+    assert machine.setting("nested_header_checks") == ""
+
+
 def test_it_is_remembered(machine: Machine) -> None:
     machine.install(*ALL)
     before = machine.tree()
@@ -152,6 +159,8 @@ def test_what_the_admin_has_set_stays_and_is_added_to(machine: Machine) -> None:
     add_settings(machine.postfix.config, [f"{name} = {value}" for name, value in own.items()])
     machine.install(*ALL)
     ours = tables(machine)
+    # Attached messages go on to be looked through for what they were before.
+    assert machine.setting("nested_header_checks") == own[BY_HEADER]
     assert values(machine) == {
         BY_SENDER: f"{ours[BY_SENDER]}, {own[BY_SENDER]}",
         # What comes after a permit is not asked.

@@ -91,3 +91,20 @@ def test_what_is_not_urgent_waits(storm: Machine, provider: Sandbox) -> None:
     assert [message.subject for message in provider.accepted if message.subject not in WAYS] == []
     log = (storm.home / "postfix-api-relay.log").read_text()
     assert [log.count(" urgent\n"), log.count("] PROCESSING:")] == [len(WAYS), len(WAYS) + 1]
+
+
+def test_an_attached_message_says_nothing_of_the_one_it_is_in(storm: Machine) -> None:
+    inner = mail(b"Text.\n", Importance="high").decode()
+    message = mail(
+        f"--x\nContent-Type: message/rfc822\n\n{inner}\n--x--\n".encode(),
+        From=CAMERA,
+        To=TO,
+        MIME_Version="1.0",
+        Content_Type="multipart/mixed; boundary=x",
+    ).decode()
+    waiting = len(storm.postfix.queue())
+    storm.postfix.smtp(CAMERA, [TO], message, LOCALHOST)
+    # Urgent mail leaves the active queue at once; this one stays there, behind all that waits.
+    storm.postfix.wait_for("it", lambda: len(storm.postfix.queue()) == waiting + 1)
+    log = storm.postfix.log()
+    assert "header Importance: high" not in log
