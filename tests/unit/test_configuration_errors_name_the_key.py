@@ -75,6 +75,7 @@ WRONG: dict[str, list[object]] = {
     "LARGE_MESSAGES": [*NO_TEXT, "Send", "draft"],
     "DEFER_ON_CREDENTIAL_FAILURE": NO_SWITCH,
     "API_PROVIDER": [*NO_TEXT, "smtp", "Graph", "graph "],
+    "API_CREDENTIAL": [*NO_TEXT, "Secret", "password"],
     "API_TENANT_OR_REGION": NO_TEXT,
     "API_ID": NO_TEXT,
     "API_SECRET": NO_TEXT,
