@@ -79,6 +79,8 @@ WRONG: dict[str, list[object]] = {
     "API_TENANT_OR_REGION": NO_TEXT,
     "API_ID": NO_TEXT,
     "API_SECRET": NO_TEXT,
+    "API_SECRET_NEXT": NO_TEXT,
+    "API_ID_NEXT": NO_TEXT,
     "API_EXPIRATION_DATE": [
         *NO_TEXT,
         "soon",
