@@ -116,6 +116,24 @@ def test_the_quota_s_error_is_not_passed_on(echo: Echo, leaky: RelayHome) -> Non
     expect_no_leak(leaky, echo, echo.told, delivery)
 
 
+@pytest.mark.parametrize("refusals", [1, 2])
+@pytest.mark.parametrize("role", ["token", "ses"])
+def test_neither_of_two_secrets_is_passed_on(echo: Echo, leaky: RelayHome, role: Role, refusals: int) -> None:
+    old = SECRET[::-1]
+    leaky.secrets(API_SECRET=old, API_SECRET_NEXT=SECRET)
+    if role == "ses":
+        use_ses(leaky, API_SECRET=old, API_ID="old-id", API_SECRET_NEXT=SECRET, API_ID_NEXT="client-id")
+    echo.told.add(old)
+    echo.arm(role, 401, 150, times=refusals)
+    delivery = pipe(leaky, mail(), "to@external.com")
+    assert echo.times == 0
+    assert delivery.verdict == ("sent" if refusals == 1 else "bounced")
+    assert "API_SECRET_NEXT takes its place: " in leaky.log() and "[secret]" in leaky.log()
+    if refusals == 1:
+        assert len(echo.accepted) == 2
+    expect_no_leak(leaky, echo, echo.told, delivery)
+
+
 def test_the_token_cache_is_for_its_owner_only(echo: Echo, leaky: RelayHome) -> None:
     assert pipe(leaky, mail(), "to@external.com").verdict == "sent"
     status = (leaky.path / TOKEN).stat()
