@@ -329,6 +329,12 @@ def test_a_notice_that_cannot_be_sent_is_sent_with_the_next_message(
     for _ in range(2):
         assert send(deliver) == "sent"
     assert len(notices(sandbox)) == 1
+    # A moment in which neither is good is no other switch.
+    sandbox.secret = "third"
+    home.put(TOKEN, b"")
+    assert deliver(mail(), "to@external.com", sender="MAILER-DAEMON").dsn == "5.7.8"
+    sandbox.secret = NEXT
+    assert read(home, WINDOW)["switched"]["told"] is True
     # It is known from then on, whatever is lost of the notices' own state.
     home.put(NOTICES, b"{}")
     send(deliver)
