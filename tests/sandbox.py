@@ -56,6 +56,7 @@ from helpers.answers import (
     ses_error,
     ses_query_error,
 )
+from helpers.assertions import BEARER, Federation, check_certificate
 from helpers.graph import GRAPH_REQUEST_LIMIT, GRAPH_ROLES, Draft, Graph, mailbox_concurrency
 from helpers.ports import port_of, reserve_port
 from helpers.received import Accepted, Part, Received, received_of
@@ -114,6 +115,10 @@ class Provider(Graph):
         self.tenant = "tenant-id"
         self.client_id = "client-id"
         self.secret = "client-secret"
+        self.object_id = "object-id"
+        # Those registered with the application, in DER; or the workload that may sign in as it.
+        self.certificates: list[bytes] = []
+        self.federation: Federation | None = None
         self.token_lifetime = 3599
         # None: tokens are opaque; else they are JSON Web Tokens that claim these roles.
         self.roles: object = None
@@ -159,14 +164,32 @@ class Provider(Graph):
             return entra_error(400, "invalid_scope", 1002012, "The value for scope is not valid.")
         if form.get("client_id") != self.client_id:
             return entra_error(400, "unauthorized_client", 700016, "Application was not found.")
-        if form.get("client_secret") != self.secret:
+        if "client_assertion" in form:
+            self._check_assertion(seen, form)
+        elif form.get("client_secret") != self.secret:
             return entra_error(401, "invalid_client", 7000215, "Invalid client secret provided.")
+        content = {"token_type": "Bearer", "expires_in": self.token_lifetime, "access_token": self.issue()}
+        return json_answer(200, content)
+
+    def issue(self) -> str:
+        """A new token, which sendMail takes."""
         token = secrets.token_urlsafe(48)
         if self.roles is not None:
-            token = web_token({"roles": self.roles, "uti": token})
+            who = {"appid": self.client_id, "oid": self.object_id}
+            token = web_token({"roles": self.roles, "uti": token, **who})
         self.tokens.add(token)
-        content = {"token_type": "Bearer", "expires_in": self.token_lifetime, "access_token": token}
-        return json_answer(200, content)
+        return token
+
+    def _check_assertion(self, seen: Recorded, form: dict[str, str]) -> None:
+        """Raises Refused unless it shows what a secret would."""
+        if form.get("client_assertion_type") != BEARER or "client_secret" in form:
+            raise Refused(entra_error(400, "invalid_request", 900144, "The request body must contain it."))
+        text, now = form["client_assertion"], time.time() + self.clock_ahead
+        if self.federation:
+            self.federation.check(text, now)
+        else:
+            url = f"https://{seen.headers['host']}{seen.path}"
+            check_certificate(text, url, self.client_id, self.certificates, now)
 
     def _send_email(self, seen: Recorded) -> tuple[Answer, Accepted]:
         if problem := self._signature_problem(seen):

@@ -53,6 +53,8 @@ NO_URL: list[object] = [
     "javascript:alert(1)",
 ]
 
+NO_METADATA_URL = [*NO_URL, "http://169.253.1.1", "http://169.254.1.1.evil.example", "http://10.0.0.1"]
+
 # Values that are refused, for each key of the two files.
 WRONG: dict[str, list[object]] = {
     "ADMIN_NOTIFICATION_EMAIL": NO_ADDRESS,
@@ -92,6 +94,13 @@ WRONG: dict[str, list[object]] = {
     ],
     "API_ENDPOINT": NO_URL,
     "API_LOGIN_ENDPOINT": NO_URL,
+    "API_CERTIFICATE_PATH": [*NO_TEXT, "a\0b"],
+    "API_PRIVATE_KEY_PATH": [*NO_TEXT, "a\0b"],
+    "AZURE_FEDERATED_TOKEN_FILE": [*NO_TEXT, "a\0b"],
+    "IDENTITY_ENDPOINT": NO_METADATA_URL,
+    "IDENTITY_HEADER": [*NO_TEXT, "a b", "a\r\nX: y", "b\u00fccher"],
+    "IMDS_ENDPOINT": NO_METADATA_URL,
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST": NO_METADATA_URL,
 }
 FILES = {"relay-config.json": (relay.RelayConfig, CONFIG), "api-secrets.json": (relay.ApiSecrets, SECRETS)}
 KEYS = [(name, key) for name, (kind, _) in FILES.items() for key in relay.settings_of(kind)]
@@ -229,6 +238,14 @@ def test_an_endpoint_is_https_or_on_this_machine(given_url: str, used: str) -> N
     endpoint = load_with("api-secrets.json", "API_ENDPOINT", given_url).API_ENDPOINT
 
     assert endpoint == used
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254", "http://localhost:40342", "https://host/msi/token"]
+)
+@pytest.mark.parametrize("key", ["IDENTITY_ENDPOINT", "IMDS_ENDPOINT", "AZURE_POD_IDENTITY_AUTHORITY_HOST"])
+def test_a_metadata_service_is_on_this_machine_or_beside_it(key: str, url: str) -> None:
+    assert getattr(load_with("api-secrets.json", key, f"{url}/"), key) == url
 
 
 def test_values_are_read_as_they_are_meant() -> None:

@@ -1,0 +1,124 @@
+"""What Entra makes of a client assertion: one signed with a certificate, or by a federated issuer."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+import uuid
+from typing import Any, NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from helpers.answers import Refused, entra_error
+
+BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+EXCHANGE = "api://AzureADTokenExchange"
+# By how much Entra lets a clock be wrong.
+SKEW_SECONDS = 300
+NOT_SIGNED = "Client assertion failed signature validation."
+NO_RECORD = "No matching federated identity record found for presented assertion"
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def thumbprint(der: bytes) -> str:
+    return encoded(hashlib.sha256(der).digest())
+
+
+def refuse(number: int, text: str) -> Refused:
+    return Refused(entra_error(401, "invalid_client", number, text))
+
+
+class Assertion(NamedTuple):
+    """A JSON Web Token in its parts."""
+
+    header: dict[str, Any]
+    claims: dict[str, Any]
+    signed: bytes
+    signature: bytes
+
+
+def read(text: str) -> Assertion:
+    """The parts of an assertion; raises Refused where it has none."""
+    try:
+        header, claims, signature = text.split(".")
+        signed = f"{header}.{claims}".encode()
+        return Assertion(json.loads(decoded(header)), json.loads(decoded(claims)), signed, decoded(signature))
+    except ValueError:
+        raise refuse(50027, "JWT token is invalid or malformed.") from None
+
+
+def check_times(claims: dict[str, Any], now: float) -> None:
+    if not claims.get("nbf", now) - SKEW_SECONDS <= now < claims.get("exp", 0) + SKEW_SECONDS:
+        raise refuse(700024, "Client assertion is not within its valid time range.")
+
+
+def check_certificate(text: str, url: str, client: str, registered: list[bytes], now: float) -> None:
+    """Raises Refused unless one of the certificates, in DER, has signed it, for this client and endpoint."""
+    found = read(text)
+    known = {thumbprint(der): der for der in registered}
+    der = known.get(found.header.get("x5t#S256", ""))
+    if not der:
+        raise refuse(700027, f"{NOT_SIGNED} [Reason - The key was not found.]")
+    certificate = x509.load_der_x509_certificate(der)
+    if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
+        raise refuse(700027, f"{NOT_SIGNED} [Reason - The key used is expired.]")
+    key = certificate.public_key()
+    assert isinstance(key, rsa.RSAPublicKey)
+    try:
+        assert (found.header["alg"], found.header["typ"]) == ("PS256", "JWT")
+        pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+        key.verify(found.signature, found.signed, pss, hashes.SHA256())
+    except InvalidSignature:
+        text = "[Reason - The provided signature value did not match the expected signature value.]"
+        raise refuse(700027, f"{NOT_SIGNED} {text}") from None
+    claims = found.claims
+    if claims.get("aud") != url:
+        raise refuse(700023, "Client assertion audience claim does not match Realm issuer.")
+    if not claims.get("iss") == claims.get("sub") == client:
+        raise refuse(700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
+    assert uuid.UUID(claims["jti"])
+    check_times(claims, now)
+
+
+class Federation(NamedTuple):
+    """An issuer of tokens for workloads, such as a Kubernetes cluster, and the workload that is trusted."""
+
+    key: rsa.RSAPrivateKey
+    issuer: str = "https://oidc.domain.com/cluster"
+    subject: str = "system:serviceaccount:mail:relay"
+
+    def token(self, **changes: object) -> str:
+        """A token of the workload's."""
+        now = int(time.time())
+        claims = {"iss": self.issuer, "sub": self.subject, "aud": [EXCHANGE], "nbf": now, "exp": now + 3600}
+        parts = ({"alg": "RS256", "typ": "JWT"}, {**claims, **changes})
+        signed = ".".join(encoded(json.dumps(part).encode()) for part in parts)
+        return f"{signed}.{encoded(self.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+    def check(self, text: str, now: float) -> None:
+        """Raises Refused unless it is a token of the workload's."""
+        found = read(text)
+        if found.claims.get("iss") != self.issuer:
+            raise refuse(700211, f"{NO_RECORD} issuer.")
+        if found.claims.get("sub") != self.subject:
+            raise refuse(700213, f"{NO_RECORD} subject.")
+        if EXCHANGE not in found.claims.get("aud", []):
+            raise refuse(700212, f"{NO_RECORD} audience.")
+        check_times(found.claims, now)
+        try:
+            public = self.key.public_key()
+            public.verify(found.signature, found.signed, padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature:
+            raise refuse(50013, "Assertion failed signature validation.") from None

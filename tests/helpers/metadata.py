@@ -1,0 +1,124 @@
+"""Azure's metadata services on the loopback interface: a virtual machine's, App Service's and Arc's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Literal
+
+from sandbox import Answer, Recorded, Sandbox, json_answer
+
+from helpers.home import RelayHome
+from helpers.script import change_constants
+
+Kind = Literal["vm", "app service", "arc"]
+PATHS = {
+    "vm": "/metadata/identity/oauth2/token",
+    "app service": "/msi/token",
+    "arc": "/metadata/identity/oauth2/token",
+}
+VERSIONS = {"vm": "2018-02-01", "app service": "2019-08-01", "arc": "2020-06-01"}
+HEADER = "Hx4kQ9wZ7tRb2nVm6sLp"
+
+
+class Metadata(Sandbox):
+    """It gives out tokens of the provider's, to who asks as the real service wants to be asked.
+
+    `identities` are client ids of user-assigned ones; `system_assigned` says whether there is the machine's
+    own. `lifetime` is in seconds. Answers are scripted for the role "other".
+    """
+
+    def __init__(self, provider: Sandbox, kind: Kind) -> None:
+        super().__init__(certificate="none")
+        self.provider, self.kind = provider, kind
+        self.identities: set[str] = set()
+        self.system_assigned = True
+        self.lifetime = 86399
+        self.keys: Path | None = None
+        self.challenge: str | None = None
+        self.given: list[str] = []
+        self.group = 0
+
+    def __enter__(self) -> Metadata:
+        self.start()
+        return self
+
+    @property
+    def url(self) -> str:
+        """Plain HTTP, as they speak it."""
+        return f"http://localhost:{self._port}"
+
+    def use(self, home: RelayHome, **changes: object) -> None:
+        """Set the home up for it."""
+        values: dict[str, object] = {"API_CREDENTIAL": "machine", "API_ID": None, "API_SECRET": None}
+        if self.kind == "vm":
+            values["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = self.url
+        else:
+            values["IDENTITY_ENDPOINT"] = self.url + PATHS[self.kind]
+        if self.kind == "app service":
+            values["IDENTITY_HEADER"] = HEADER
+        if self.kind == "arc":
+            values["IMDS_ENDPOINT"] = self.url
+            self.keys = home.queue / "tokens"
+            self.keys.mkdir()
+            change_constants(home, ARC_KEYS=str(self.keys))
+            self.group = home.account.pw_gid
+        home.secrets(**{**values, **changes})
+
+    def judge(self, seen: Recorded) -> tuple[Answer, None]:
+        """The service's answer."""
+        return self._judge(seen), None
+
+    def _judge(self, seen: Recorded) -> Answer:
+        path = seen.path.partition("?")[0]
+        if seen.method != "GET" or path != PATHS[self.kind]:
+            return Answer(404, {"Content-Type": "text/html"}, b"<html>Not found</html>")
+        if seen.headers.get("metadata") != "true" or "x-forwarded-for" in seen.headers:
+            return self._error(400, "invalid_request", "Required metadata header not specified")
+        if self.kind == "app service" and seen.headers.get("x-identity-header") != HEADER:
+            return self._error(401, "unauthorized", "No managed identity header")
+        if seen.query.get("api-version") != VERSIONS[self.kind]:
+            return self._error(400, "bad_request", "The requested version is not supported")
+        if seen.query.get("resource") != self.provider.url:
+            return self._error(400, "invalid_resource", "The resource was not found")
+        if self.kind == "arc" and (refusal := self._challenge(seen)):
+            return refusal
+        client = seen.query.get("client_id", "")
+        if client not in self.identities if client else not self.system_assigned:
+            return self._error(400, "invalid_request", "Identity not found")
+        content = {
+            "access_token": self.provider.issue(),
+            "token_type": "Bearer",
+            "resource": self.provider.url,
+        }
+        # Strings, as they give them.
+        content["expires_on"] = str(int(time.time()) + self.lifetime)
+        if self.kind != "app service":
+            content["expires_in"] = str(self.lifetime)
+        return json_answer(200, content)
+
+    def _error(self, status: int, code: str, text: str) -> Answer:
+        if self.kind == "app service":
+            return json_answer(status, {"statusCode": status, "message": text})
+        return json_answer(status, {"error": code, "error_description": text})
+
+    def _challenge(self, seen: Recorded) -> Answer | None:
+        """Arc's agent believes who can read its file."""
+        assert self.keys
+        shown = seen.headers.get("authorization", "").removeprefix("Basic ")
+        if shown and shown in self.given:
+            self.given.remove(shown)
+            return None
+        path = self.challenge or self._new_key()
+        return Answer(401, {"WWW-Authenticate": f"Basic realm={path}"})
+
+    def _new_key(self) -> str:
+        assert self.keys
+        key, file = secrets.token_urlsafe(48), self.keys / f"{secrets.token_hex(4)}.key"
+        file.write_text(key)
+        os.chown(file, 0, self.group)
+        file.chmod(0o640)
+        self.given.append(key)
+        return str(file)
