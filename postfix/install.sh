@@ -376,6 +376,8 @@ put_packages() {
         cmp diffutils diffutils
     )
     ! wants_boto3 || triples+=(python:boto3 python3-boto3 python3-boto3)
+    ! says API_CREDENTIAL certificate ||
+        triples+=(python:cryptography python3-cryptography python3-cryptography)
     ! has_selinux || triples+=(
         checkmodule checkpolicy checkpolicy
         semodule_package semodule-utils policycoreutils
@@ -648,12 +650,18 @@ put_secrets() {
 
 # is_set_provider PROVIDER: whether the account's file names it, or the option where a dry run has made no file.
 is_set_provider() {
-    local file=$RELAY_HOME/$SECRETS
-    if [ -f "$file" ]; then
-        as "$ACCOUNT" timeout 10 grep -Eqs "\"API_PROVIDER\"[[:space:]]*:[[:space:]]*\"$1\"" "$file" >/dev/null 2>&1
+    if [ -f "$RELAY_HOME/$SECRETS" ]; then
+        says API_PROVIDER "$1"
     else
         [ "$PROVIDER" = "$1" ]
     fi
+}
+
+# says KEY VALUE: whether the account's file of secrets does.
+says() {
+    local file=$RELAY_HOME/$SECRETS
+    [ -f "$file" ] &&
+        as "$ACCOUNT" timeout 10 grep -Eqs "\"$1\"[[:space:]]*:[[:space:]]*\"$2\"" "$file" >/dev/null 2>&1
 }
 
 # Nothing is copied: the log may be large, and all of it is kept.

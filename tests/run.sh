@@ -26,6 +26,7 @@ install_packages \
     python:ensurepip python3-venv python3 \
     python:requests python3-requests python3-requests \
     python:boto3 python3-boto3 python3-boto3 \
+    python:cryptography python3-cryptography python3-cryptography \
     postfix postfix postfix \
     logrotate logrotate logrotate \
     strace strace strace \

@@ -38,8 +38,8 @@ def refuse(sandbox: Sandbox, code: str) -> None:
 
 def test_every_hint_names_a_key_or_the_place_that_is_to_be_edited() -> None:
     assert len(ENTRA) > 8 and len(SES) > 8
-    keys = ("API_ID", "API_SECRET", "API_TENANT_OR_REGION", "API_ENDPOINT", "API_CERTIFICATE_PATH")
-    keys = (*keys, "AZURE_FEDERATED_TOKEN_FILE")
+    keys = ["API_ID", "API_SECRET", "API_TENANT_OR_REGION", "API_ENDPOINT", "API_CERTIFICATE_PATH"]
+    keys += ["AZURE_FEDERATED_TOKEN_FILE"]
     assert [code for code, hint in HINTS.items() if not any(key in hint for key in keys)] == []
 
 

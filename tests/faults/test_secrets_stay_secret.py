@@ -6,19 +6,23 @@ import re
 import shutil
 import stat
 import subprocess
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Deliver
+from helpers.assertions import Federation
+from helpers.certificates import pair, rsa_key, use_certificate
 from helpers.echo import Echo, spellings
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
+from helpers.metadata import Kind, Metadata
 from helpers.pipe import Delivery, pipe
 from helpers.state import NOTICES, TOKEN, WINDOW
 from helpers.tunnel import Tunnel
 from helpers.variants import use_ses
-from sandbox import Role, Sandbox
+from sandbox import Answer, Role, Sandbox, json_answer
 
 # Letters only a secret has, and what is special in regular expressions, URLs, JSON, HTML and headers.
 SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
@@ -166,6 +170,70 @@ def test_a_proxy_s_password_stays_secret(
             (home.path / "relay-config.json").unlink()
             expect_no_leak(home, sandbox, {password}, delivery)
         assert proxy.credentials
+
+
+def mangled(home: RelayHome) -> list[Delivery]:
+    """Deliveries with a key's file that is damaged in several ways."""
+    whole, found = (home.path / "relay.pem").read_bytes(), []
+    for content in (whole[:-400], whole.replace(b"-----BEGIN", b"----BEGIN"), whole.replace(b"A", b"B")):
+        home.put("relay.pem", content)
+        found.append(pipe(home, mail(), "to@external.com"))
+    home.put("relay.pem", whole, 0o644)
+    return [*found, pipe(home, mail(), "to@external.com")]
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_certificate_s_key_and_what_it_signs_stay_secret(echo: Echo, leaky: RelayHome, status: int) -> None:
+    made = pair()
+    # There is none: what is echoed is the request.
+    echo.secret, echo.certificates = "", [made.der]
+    use_certificate(leaky, made)
+    echo.arm("token", status)
+    deliveries = [pipe(leaky, mail(), "to@external.com")]
+    assert "[secret]" in deliveries[0].text
+    form = dict(urllib.parse.parse_qsl(echo.requests[0].body.decode()))
+    leaky.put(WINDOW, b"{}")
+    deliveries += [pipe(leaky, mail(), "to@external.com"), *mangled(leaky)]
+    assert [delivery.verdict for delivery in deliveries[1:]] == ["sent", *["deferred"] * 4]
+    told = {form["client_assertion"], *made.secrets, *echo.tokens}
+    (leaky.path / "relay.pem").unlink()
+    expect_no_leak(leaky, echo, told, *deliveries)
+
+
+@pytest.mark.parametrize("kind", ["app service", "arc"])
+@pytest.mark.parametrize("status", [400, 500])
+def test_what_is_shown_to_a_metadata_service_stays_secret(
+    echo: Echo, leaky: RelayHome, kind: Kind, status: int
+) -> None:
+    with Metadata(echo, kind) as service:
+        service.use(leaky)
+        assert pipe(leaky, mail(), "to@external.com").verdict == "sent"
+        shown = service.requests[-1].headers
+        told = {shown.get("authorization", "").removeprefix("Basic "), shown.get("x-identity-header", "")}
+        text = " ".join(spelling for secret in told for spelling in spellings(secret))
+        if kind == "arc":
+            # The same key a second time, so that it can be told.
+            (key,) = service.keys.glob("*.key") if service.keys else []
+            service.challenge = str(key)
+            service.answer("other", Answer(), json_answer(status, {"error": text}))
+        else:
+            service.answer("other", json_answer(status, {"error": "no", "message": text}))
+        leaky.put(TOKEN, b"")
+        delivery = pipe(leaky, mail(), "to@external.com")
+    assert delivery.verdict == "deferred" and "[secret]" in delivery.text
+    expect_no_leak(leaky, echo, {*filter(None, told), *echo.tokens}, delivery)
+
+
+def test_a_workload_s_token_stays_secret(echo: Echo, leaky: RelayHome) -> None:
+    echo.secret, echo.federation = "", Federation(rsa_key(2))
+    token = echo.federation.token()
+    file = leaky.put("federated-token", token.encode())
+    leaky.secrets(API_CREDENTIAL="machine", API_SECRET=None, AZURE_FEDERATED_TOKEN_FILE=str(file))
+    echo.arm("token", 401)
+    delivery = pipe(leaky, mail(), "to@external.com")
+    assert delivery.verdict == "bounced" and "[secret]" in delivery.text
+    file.unlink()
+    expect_no_leak(leaky, echo, {token}, delivery)
 
 
 def plant(home: RelayHome, trap: Path) -> None:

@@ -550,6 +550,21 @@ def test_a_dry_run_needs_nothing_that_is_not_there(machine: Machine, upgrade: Pa
     assert "mynetworks: (default)  -> this host, 192.168.1.0/24\n" in done.stdout
 
 
+@pytest.mark.parametrize("way", ["secret", "certificate"])
+def test_cryptography_is_for_who_signs_in_with_a_certificate(
+    installed: Machine, upgrade: Path, way: str
+) -> None:
+    packages = upgrade / "postfix" / "packages.sh"
+    packages.write_text(packages.read_text().replace("/usr/bin/python3", "/nowhere/python3"))
+    secrets = installed.home / "api-secrets.json"
+    secrets.write_text(
+        secrets.read_text().replace('"API_CREDENTIAL": "secret"', f'"API_CREDENTIAL": "{way}"')
+    )
+    done = installed.attempt("--dry-run", project=upgrade)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("would install the packages ")]
+    assert ("python3-cryptography" in line.split()) == (way == "certificate")
+
+
 # ---------------------------------------------------------------- copies
 
 
