@@ -242,6 +242,15 @@ def arc(sandbox: Sandbox, home: RelayHome) -> Iterator[Metadata]:
         yield found
 
 
+def test_arc_s_agent_is_found_without_a_setting(
+    sandbox: Sandbox, home: RelayHome, arc: Metadata, deliver: Deliver
+) -> None:
+    endpoint = f"{arc.url}/metadata/identity/oauth2/token"
+    change_constants(home, ARC_AGENT=str(home.script), ARC_ENDPOINT=endpoint)
+    home.secrets(API_CREDENTIAL="machine", API_ID=None, API_SECRET=None)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+
+
 def outside(arc: Metadata) -> str:
     return "/etc/hostname.key"
 
