@@ -693,7 +693,8 @@ take_log() {
 # put_state: what others have left in its place the account cannot replace in a sticky directory.
 put_state() {
     local file
-    for file in "$RELAY_HOME"/{.rate-limit-state,.graph-token-cache,.notice-state}{,.new} "$RELAY_HOME"/.progress-*; do
+    for file in "$RELAY_HOME"/{.rate-limit-state,.{graph-token,ses-credentials}-cache,.notice-state}{,.new} \
+        "$RELAY_HOME"/.progress-*; do
         ! is_something "$file" || [ "$(stat -c %U "$file" 2>/dev/null)" = "$ACCOUNT" ] ||
             change "remove $file, which the account cannot replace" 'see rm(1)' rm -rf "$file"
     done

@@ -38,7 +38,7 @@ from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import trustme
 from helpers.answers import (
@@ -75,6 +75,7 @@ __all__ = [
     "Refused",
     "Role",
     "Sandbox",
+    "SessionKeys",
     "Where",
     "addresses",
     "decode_base64",
@@ -107,6 +108,15 @@ def web_token(claims: object) -> str:
     return ".".join(encoded)
 
 
+class SessionKeys(NamedTuple):
+    """Temporary keys: STS, or a metadata service, has issued them."""
+
+    key_id: str
+    secret: str
+    token: str
+    ends: float  # in seconds since the epoch
+
+
 class Provider(Graph):
     """The rules of the three services, without the network. The attributes may be set by a test."""
 
@@ -129,8 +139,19 @@ class Provider(Graph):
         self.clock_ahead = 0.0
         # Addresses that SES refuses besides bad_recipients: they are not verified. In lower case.
         self.unverified: set[str] = set()
+        # Keys besides client_id that SES knows, by their id.
+        self.session_keys: dict[str, SessionKeys] = {}
+        self.configuration_sets = {"relay-events"}
         # What SES says of those in bad_recipients.
         self.illegal_address = "Illegal address"
+
+    def issue(self, lifetime: float = 6 * 3600) -> SessionKeys:
+        """New temporary keys that SES knows for so many seconds."""
+        key_id = "ASIA" + secrets.token_hex(8).upper()
+        token = base64.b64encode(secrets.token_bytes(300)).decode()
+        keys = SessionKeys(key_id, secrets.token_urlsafe(30), token, time.time() + lifetime)
+        self.session_keys[keys.key_id] = keys
+        return keys
 
     def judge(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
         """The service's answer to a request, and the message if it took one."""
@@ -201,6 +222,7 @@ class Provider(Graph):
         except (ValueError, LookupError, TypeError) as error:
             text = f"The request is not a raw message: {error!r}"
             raise Refused(ses_error(400, "BadRequestException", text)) from None
+        self._check_options(call)
         destination = call.get("Destination", {})
         to, cc, bcc = (destination.get(f"{kind}Addresses", []) for kind in ("To", "Cc", "Bcc"))
         self._check_destination(to + cc + bcc)
@@ -208,6 +230,17 @@ class Provider(Graph):
         identity = f"{secrets.token_hex(8)}-{uuid.uuid4()}-000000"
         accepted = Accepted(seen.when, "ses", sender, raw, to, cc, bcc, identity)
         return json_answer(200, {"MessageId": identity}), accepted
+
+    def _check_options(self, call: dict[str, Any]) -> None:
+        """Raises Refused for what the request asks for besides its message and is not there."""
+        name = call.get("ConfigurationSetName")
+        if name is not None and name not in self.configuration_sets:
+            raise Refused(ses_error(404, "NotFoundException", f"Configuration set <{name}> does not exist."))
+        tags = call.get("EmailTags", [])
+        if len(tags) > 50 or not all(
+            re.fullmatch("[A-Za-z0-9_-]{1,256}", text) for tag in tags for text in (tag["Name"], tag["Value"])
+        ):
+            raise Refused(ses_error(400, "BadRequestException", "Invalid email tag."))
 
     def _check_destination(self, recipients: list[str]) -> None:
         """Raises Refused unless there are 1 to 50 recipients, all of them addresses."""
@@ -254,19 +287,26 @@ class Provider(Graph):
         if match is None:
             return "MissingAuthenticationToken", "Missing Authentication Token"
         key_id, scope, signed, signature = match.groups()
-        if key_id != self.client_id:
+        usual = SessionKeys(self.client_id, self.secret, "", float("inf"))
+        keys = usual if key_id == self.client_id else self.session_keys.get(key_id)
+        if keys is None or not hmac.compare_digest(seen.headers.get("x-amz-security-token", ""), keys.token):
             return "InvalidClientTokenId", "The security token included in the request is invalid."
-        if not hmac.compare_digest(signature, self._signature(seen, scope, signed)):
+        covered = not keys.token or "x-amz-security-token" in signed.split(";")
+        if not (
+            covered and hmac.compare_digest(signature, self._signature(seen, scope, signed, keys.secret))
+        ):
             return "SignatureDoesNotMatch", "The request signature we calculated does not match."
+        if keys.ends < time.time():
+            return "ExpiredToken", "The security token included in the request is expired"
         return None
 
-    def _signature(self, seen: Recorded, scope: str, signed: str) -> str:
+    def _signature(self, seen: Recorded, scope: str, signed: str, secret: str) -> str:
         """Version 4 signature of a request, in hexadecimal; `signed` names headers, with semicolons."""
         fields = "".join(f"{name}:{seen.headers.get(name, '').strip()}\n" for name in signed.split(";"))
         payload = hashlib.sha256(seen.body).hexdigest()
         canonical = f"{seen.method}\n{seen.path}\n\n{fields}\n{signed}\n{payload}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
-        key = f"AWS4{self.secret}".encode()
+        key = f"AWS4{secret}".encode()
         for part in scope.split("/"):
             key = hmac.digest(key, part.encode(), "sha256")
         text = f"AWS4-HMAC-SHA256\n{seen.headers.get('x-amz-date', '')}\n{scope}\n{digest}"

@@ -141,6 +141,12 @@ PROVIDER_FAULTS = {
         "https://localhost:… accepts the key: 14 messages a second, 800 of 1000 sent in the last 24 hours",
         "ask AWS for a higher sending quota",
     ),
+    "SES's settings for Graph": fault(
+        "warn",
+        lambda chain: chain.configure(SES_CONFIGURATION_SET="a", SES_MESSAGE_TAGS={"b": "c"}),
+        "no effect without SES: SES_CONFIGURATION_SET, SES_MESSAGE_TAGS",
+        EDIT_CONFIG,
+    ),
     "SES for each sender": fault(
         "warn",
         ses_for_each_sender,

@@ -39,7 +39,7 @@ def refuse(sandbox: Sandbox, code: str) -> None:
 def test_every_hint_names_a_key_or_the_place_that_is_to_be_edited() -> None:
     assert len(ENTRA) > 8 and len(SES) > 8
     keys = ["API_ID", "API_SECRET", "API_TENANT_OR_REGION", "API_ENDPOINT", "API_CERTIFICATE_PATH"]
-    keys += ["AZURE_FEDERATED_TOKEN_FILE"]
+    keys += ["AZURE_FEDERATED_TOKEN_FILE", "SES_CONFIGURATION_SET"]
     assert [code for code, hint in HINTS.items() if not any(key in hint for key in keys)] == []
 
 

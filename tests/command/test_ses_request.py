@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import Deliver
@@ -88,3 +89,52 @@ def test_no_profile_and_no_environment_is_used(sandbox: Sandbox, ses: RelayHome,
     )
     assert deliver(mail(), "to@external.com", prefix=prefix).verdict == "sent"
     assert "x-amz-security-token" not in sandbox.requests[0].headers
+
+
+ARN = "arn:aws:ses:eu-west-1:123456789012:identity/domain.com"
+OPTIONS: dict[str, object] = {
+    "SES_CONFIGURATION_SET": "relay-events",
+    "SES_MESSAGE_TAGS": {"site": "plant-1", "kind": "alert"},
+    "SES_IDENTITY_ARN": ARN,
+}
+SENT = {
+    "ConfigurationSetName": "relay-events",
+    "FromEmailAddressIdentityArn": ARN,
+    "EmailTags": [{"Name": "site", "Value": "plant-1"}, {"Name": "kind", "Value": "alert"}],
+}
+
+
+def test_set_tags_and_identity_go_with_mail_and_notices(
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver
+) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, **OPTIONS)
+    assert deliver(mail(), "to@external.com", sender="stranger@else.com").verdict == "sent"
+    calls = [json.loads(request.body) for request in sandbox.requests]
+    assert len(calls) == 2
+    for call in calls:
+        assert {name: call[name] for name in SENT} == SENT
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_each_goes_alone(sandbox: Sandbox, ses: RelayHome, deliver: Deliver, key: str) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, **{key: OPTIONS[key]})
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    assert len(json.loads(sandbox.requests[0].body).keys() & SENT.keys()) == 1
+
+
+@pytest.mark.parametrize("defer", [True, False])
+def test_a_set_that_is_not_there_is_named_with_its_key(ses: RelayHome, deliver: Deliver, defer: bool) -> None:
+    ses.configure(
+        RATE_LIMIT_PER_MINUTE=28, SES_CONFIGURATION_SET="elsewhere", DEFER_ON_CREDENTIAL_FAILURE=defer
+    )
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery.dsn == ("4.7.1" if defer else "5.7.1")
+    assert "Configuration set <elsewhere> does not exist." in delivery.text
+    assert "SES_CONFIGURATION_SET or SES_IDENTITY_ARN is not in the region" in delivery.text
+
+
+def test_what_a_device_asks_for_is_not_passed_on(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
+    ses.configure(RATE_LIMIT_PER_MINUTE=28, SES_CONFIGURATION_SET="relay-events")
+    fields: dict[str, Any] = {"X-SES-CONFIGURATION-SET": "theirs", "X-SES-MESSAGE-TAGS": "a=b"}
+    assert deliver(mail(**fields), "to@external.com").verdict == "sent"
+    assert b"X-SES" not in sandbox.accepted[0].raw.upper()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from helpers.aws_metadata import use_machine
+from helpers.by_hand import SITE, by_hand, make_sound
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import pipe
+from helpers.state import KEYS, read
 from moto.server import ThreadedMotoServer
 from moto.ses.models import SESBackend, ses_backends
 
@@ -79,3 +83,60 @@ def test_a_sender_that_is_not_verified_bounces(home: RelayHome, account: SESClie
     assert "SES send_email failed" in delivery.text
     assert "authority to send from email alerts@domain.com" in delivery.text
     assert backend().sent_messages == []
+
+
+# ---- Without a key of the relay's own
+
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/relay"
+
+
+def expect_sent_by_a_session(home: RelayHome, account: SESClient) -> str:
+    """Deliver, and return the access key id: moto's sessions have ids of their own."""
+    account.verify_email_identity(EmailAddress="alerts@domain.com")
+    assert pipe(home, mail(), "to@external.com") == ("sent", "2.0.0", 0, b"")
+    assert len(backend().sent_messages) == 1
+    return str(read(home, KEYS)["token"]["id"])
+
+
+def test_a_web_identity_is_exchanged_for_a_session(
+    endpoint: str, home: RelayHome, account: SESClient
+) -> None:
+    token = home.put("token", b"header.payload.signature")
+    use_machine(
+        home,
+        AWS_ENDPOINT_URL_STS=endpoint,
+        AWS_ROLE_ARN=ROLE,
+        AWS_ROLE_SESSION_NAME="relay",
+        AWS_WEB_IDENTITY_TOKEN_FILE=str(token),
+    )
+    assert expect_sent_by_a_session(home, account).startswith("ASIA")
+    assert read(home, KEYS)["token"]["source"] == "assume-role-with-web-identity"
+
+
+def test_a_profile_takes_on_a_role(endpoint: str, home: RelayHome, account: SESClient) -> None:
+    config = home.put("aws-config", f"[profile relay]\nrole_arn = {ROLE}\nsource_profile = base\n".encode())
+    keys = home.put("aws-keys", b"[base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = nothing\n")
+    use_machine(
+        home,
+        AWS_ENDPOINT_URL_STS=endpoint,
+        AWS_PROFILE="relay",
+        AWS_CONFIG_FILE=str(config),
+        AWS_SHARED_CREDENTIALS_FILE=str(keys),
+    )
+    assert expect_sent_by_a_session(home, account).startswith("ASIA")
+    assert read(home, KEYS)["token"]["source"] == "assume-role"
+
+
+def test_an_instance_has_a_role(endpoint: str, home: RelayHome, account: SESClient) -> None:
+    use_machine(home, AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint)
+    assert expect_sent_by_a_session(home, account) == "test-key"
+
+
+def test_check_names_who_it_is(endpoint: str, home: RelayHome) -> None:
+    make_sound(home)
+    use_machine(home, AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint, AWS_ENDPOINT_URL_STS=endpoint)
+    home.configure(**SITE)
+    (line,) = [line for line in by_hand(home, "--check").stdout.splitlines() if "signs as" in line]
+    assert re.match(
+        rf"ok    signs as arn:aws:\S*{ACCOUNT}\S*, with the access key test-key, from iam-role", line
+    )

@@ -59,6 +59,7 @@ class Echo(Sandbox):
         """Answer as told."""
         authorization = seen.headers.get("authorization", "").removeprefix("Bearer ")
         self.told |= {secret for secret in (self.secret, authorization, *self.tokens) if secret}
+        self.told |= {text for keys in self.session_keys.values() for text in (keys.secret, keys.token)}
         if seen.role == self.role and self.times:
             self.times -= 1
             scripted = self._echo(seen)

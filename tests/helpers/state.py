@@ -17,6 +17,7 @@ from helpers.script import change_constants
 WINDOW = ".rate-limit-state"
 NOTICES = ".notice-state"
 TOKEN = ".graph-token-cache"
+KEYS = ".ses-credentials-cache"
 
 
 def clock() -> float:

@@ -205,7 +205,7 @@ def test_files_of_the_project_exist(quoted: list[str]) -> None:
 
 def test_keys_and_constants_exist(relay: ModuleType, quoted: list[str]) -> None:
     known = {key for kind in (relay.RelayConfig, relay.ApiSecrets) for key in relay.settings_of(kind)}
-    words = {word for span in quoted for word in re.findall(r"\b[A-Z]+_[A-Z_]+\b(?!…)", span)}
+    words = {word for span in quoted for word in re.findall(r"\b[A-Z]+_[A-Z0-9_]+\b(?!…)", span)}
     assert known <= words
     others = {word for word in words - known if not hasattr(relay, word) and not word.startswith("YOUR_")}
     # A mistake that the page is about.

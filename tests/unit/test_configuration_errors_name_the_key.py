@@ -75,6 +75,25 @@ WRONG: dict[str, list[object]] = {
     "MISSING_VISIBLE_RECIPIENT": [*NO_TEXT, "Reject", "bounce"],
     "SAVE_TO_SENT_ITEMS": NO_SWITCH,
     "LARGE_MESSAGES": [*NO_TEXT, "Send", "draft"],
+    "SES_CONFIGURATION_SET": [*NO_TEXT, "my set", "a" * 65, "set\n"],
+    "SES_MESSAGE_TAGS": [
+        *NO_TEXT,
+        {"a": ["b"]},
+        {"a b": "c"},
+        {"a": "b c"},
+        {"": "a"},
+        {"a": ""},
+        {"a" * 257: "b"},
+        {"a": "b\n"},
+        {"\u00e9": "b"},
+        {str(number): "x" for number in range(51)},
+    ],
+    "SES_IDENTITY_ARN": [
+        *NO_TEXT,
+        "domain.com",
+        "arn:aws:iam::123456789012:role/relay",
+        "arn:aws:ses:eu-west-1:123456789012:identity/domain.com\n",
+    ],
     "DEFER_ON_CREDENTIAL_FAILURE": NO_SWITCH,
     "API_PROVIDER": [*NO_TEXT, "smtp", "Graph", "graph "],
     "API_CREDENTIAL": [*NO_TEXT, "Secret", "password"],
@@ -101,6 +120,18 @@ WRONG: dict[str, list[object]] = {
     "IDENTITY_HEADER": [*NO_TEXT, "a b", "a\r\nX: y", "b\u00fccher"],
     "IMDS_ENDPOINT": NO_METADATA_URL,
     "AZURE_POD_IDENTITY_AUTHORITY_HOST": NO_METADATA_URL,
+    "AWS_PROFILE": NO_TEXT,
+    "AWS_CONFIG_FILE": [*NO_TEXT, "a\0b"],
+    "AWS_SHARED_CREDENTIALS_FILE": [*NO_TEXT, "a\0b"],
+    "AWS_ROLE_ARN": NO_TEXT,
+    "AWS_ROLE_SESSION_NAME": NO_TEXT,
+    "AWS_WEB_IDENTITY_TOKEN_FILE": [*NO_TEXT, "a\0b"],
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": NO_TEXT,
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": NO_TEXT,
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN": NO_TEXT,
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": [*NO_TEXT, "a\0b"],
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT": NO_TEXT,
+    "AWS_ENDPOINT_URL_STS": NO_URL,
 }
 FILES = {"relay-config.json": (relay.RelayConfig, CONFIG), "api-secrets.json": (relay.ApiSecrets, SECRETS)}
 KEYS = [(name, key) for name, (kind, _) in FILES.items() for key in relay.settings_of(kind)]
@@ -134,7 +165,7 @@ def test_every_key_has_its_wrong_values_here() -> None:
 )
 def test_a_wrong_value_is_refused_under_the_name_of_its_key(name: str, key: str, value: object) -> None:
     text = refusal(name, json.dumps({**FILES[name][1], key: value}).encode())
-    for_an_object = refusal(name, json.dumps({**FILES[name][1], key: {}}).encode())
+    for_an_object = refusal(name, json.dumps({**FILES[name][1], key: {"": 5}}).encode())
 
     assert text.startswith(f"{key} must be ")
     # Whatever is wrong, it says what was expected, and not how the reading of the value failed.

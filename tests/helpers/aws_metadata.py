@@ -1,0 +1,175 @@
+"""What gives a machine in AWS its keys: instance metadata service (version 2) and container endpoint."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from sandbox import Sandbox, SessionKeys
+
+    from helpers.home import RelayHome
+
+Step = Literal["token", "role", "keys", "container"]
+ROLES_PATH = "/latest/meta-data/iam/security-credentials/"
+CONTAINER_PATH = "/v2/credentials"
+# Neither this machine nor AWS is asked, but for what a test changes.
+NOBODY = "http://127.0.0.1:1"
+AS_THE_MACHINE = {
+    "API_PROVIDER": "ses",
+    "API_CREDENTIAL": "machine",
+    "API_TENANT_OR_REGION": "eu-west-1",
+    "API_ID": None,
+    "API_SECRET": None,
+    "API_EXPIRATION_DATE": None,
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT": NOBODY,
+    "AWS_ENDPOINT_URL_STS": NOBODY,
+}
+HTML = b"<html><body>Sign in to the network</body></html>"
+
+
+def written(ends: float) -> str:
+    """A time as AWS writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
+
+
+def as_json(keys: SessionKeys, **changes: object) -> dict[str, object]:
+    """Keys as both services have them, with changes; None leaves a member out."""
+    content = {
+        "Code": "Success",
+        "Type": "AWS-HMAC",
+        "AccessKeyId": keys.key_id,
+        "SecretAccessKey": keys.secret,
+        "Token": keys.token,
+        "Expiration": written(keys.ends),
+        **changes,
+    }
+    return {name: value for name, value in content.items() if value is not None}
+
+
+class Fault(NamedTuple):
+    """What is answered in place of the right thing, so many seconds late."""
+
+    status: int = 200
+    body: bytes = b""
+    delay: float = 0.0
+
+
+class Metadata:
+    """Both services on one port of 127.0.0.1, as a context manager; the sandbox knows the keys they issue.
+
+    They refuse what the real ones refuse. `steps` are the requests that came; `faults` has what is wrong with
+    each step, `changes` is wrong in the keys, and `lifetime` is how long those last (seconds). `role` is the
+    instance's, or empty; `authorization` is the token that the container's endpoint wants.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.role = "relay-role"
+        self.authorization = secrets.token_urlsafe(40)
+        self.lifetime = 6 * 3600.0
+        self.faults: dict[Step, Fault] = {}
+        self.changes: dict[str, object] = {}
+        self.steps: list[Step] = []
+        self.tokens: set[str] = set()
+        self.stopping = threading.Event()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.metadata = self
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Metadata:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def use_instance(self, home: RelayHome, **changes: object) -> None:
+        """Let the relay sign in as an instance with a role."""
+        use_machine(home, AWS_EC2_METADATA_SERVICE_ENDPOINT=self.url, **changes)
+
+    def use_container(self, home: RelayHome, **changes: object) -> None:
+        """Let the relay sign in as a container with a role; the token goes into a file."""
+        token = home.put("container-token", self.authorization.encode() + b"\n")
+        usual = {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.url + CONTAINER_PATH,
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(token),
+        }
+        use_machine(home, **{**usual, **changes})
+
+    def issue(self) -> bytes:
+        """New keys, as they are answered."""
+        return json.dumps(as_json(self.sandbox.issue(self.lifetime), **self.changes)).encode()
+
+    def judge(self, step: Step, method: str, headers: Any) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        if step == "token":
+            lifetime = headers.get("X-aws-ec2-metadata-token-ttl-seconds", "")
+            if method != "PUT" or not lifetime.isdigit() or not 1 <= int(lifetime) <= 21600:
+                return 400, b""
+            token = secrets.token_urlsafe(40)
+            self.tokens.add(token)
+            return 200, token.encode()
+        if step == "container":
+            right = headers.get("Authorization") == self.authorization
+            return (200, self.issue()) if right else (401, b'{"message": "wrong token"}')
+        if headers.get("X-aws-ec2-metadata-token") not in self.tokens:
+            return 401, HTML
+        if not self.role:
+            return 404, HTML
+        return (200, self.role.encode()) if step == "role" else (200, self.issue())
+
+
+def use_machine(home: RelayHome, **changes: object) -> None:
+    """Set the home up for the sandbox's SES with the machine's keys; no quota is asked for."""
+    home.secrets(**{**AS_THE_MACHINE, **changes})
+    home.configure(RATE_LIMIT_PER_MINUTE=28)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    metadata: Metadata
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def log_message(self, *_values: object) -> None:
+        """Print nothing."""
+
+    def _serve(self) -> None:
+        metadata = self.server.metadata
+        steps: dict[str, Step] = {
+            "/latest/api/token": "token",
+            ROLES_PATH: "role",
+            ROLES_PATH + metadata.role: "keys" if metadata.role else "role",
+            CONTAINER_PATH: "container",
+        }
+        step = steps.get(self.path)
+        if step is None:
+            self._answer(404, HTML)
+            return
+        metadata.steps.append(step)
+        fault = metadata.faults.get(step)
+        if fault is None:
+            self._answer(*metadata.judge(step, self.command, self.headers))
+            return
+        metadata.stopping.wait(fault.delay)
+        self._answer(fault.status, fault.body)
+
+    do_GET = do_PUT = _serve
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
