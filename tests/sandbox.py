@@ -145,7 +145,7 @@ class Provider(Graph):
         # What SES says of those in bad_recipients.
         self.illegal_address = "Illegal address"
 
-    def issue(self, lifetime: float = 6 * 3600) -> SessionKeys:
+    def issue_keys(self, lifetime: float = 6 * 3600) -> SessionKeys:
         """New temporary keys that SES knows for so many seconds."""
         key_id = "ASIA" + secrets.token_hex(8).upper()
         token = base64.b64encode(secrets.token_bytes(300)).decode()

@@ -14,7 +14,7 @@ from typing import Callable
 
 import pytest
 from conftest import Deliver
-from helpers.aws_metadata import AS_THE_MACHINE, HTML, Fault, Metadata, Step, as_json, use_machine
+from helpers.aws_metadata import AS_THE_MACHINE, HTML, AwsMetadata, Fault, Step, as_json, use_machine
 from helpers.chain import Chain
 from helpers.home import RelayHome
 from helpers.mail import mail
@@ -35,13 +35,13 @@ BAD_ENDINGS: dict[str, str | None] = {
 
 
 @pytest.fixture
-def metadata(sandbox: Sandbox) -> Iterator[Metadata]:
-    with Metadata(sandbox) as services:
+def metadata(sandbox: Sandbox) -> Iterator[AwsMetadata]:
+    with AwsMetadata(sandbox) as services:
         yield services
 
 
 @pytest.fixture
-def instance(metadata: Metadata, home: RelayHome) -> RelayHome:
+def instance(metadata: AwsMetadata, home: RelayHome) -> RelayHome:
     """A relay on an instance with a role."""
     metadata.use_instance(home)
     return home
@@ -96,7 +96,7 @@ def expect_none(delivery: object, *words: str) -> None:
 # ---- Each way delivers
 
 
-def test_an_instance_s_role_signs(sandbox: Sandbox, metadata: Metadata, instance: RelayHome) -> None:
+def test_an_instance_s_role_signs(sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome) -> None:
     assert pipe(instance, mail(), RECIPIENT) == ("sent", "2.0.0", 0, b"")
     assert metadata.steps == ASKED
     (request,) = sandbox.requests
@@ -106,14 +106,16 @@ def test_an_instance_s_role_signs(sandbox: Sandbox, metadata: Metadata, instance
 
 
 def test_a_container_s_role_signs_with_a_token_from_a_file(
-    sandbox: Sandbox, metadata: Metadata, home: RelayHome
+    sandbox: Sandbox, metadata: AwsMetadata, home: RelayHome
 ) -> None:
     metadata.use_container(home)
     assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     assert metadata.steps == ["container"]
 
 
-def test_a_container_s_role_signs_with_a_token_from_the_secrets(metadata: Metadata, home: RelayHome) -> None:
+def test_a_container_s_role_signs_with_a_token_from_the_secrets(
+    metadata: AwsMetadata, home: RelayHome
+) -> None:
     metadata.use_container(
         home,
         AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=None,
@@ -123,7 +125,7 @@ def test_a_container_s_role_signs_with_a_token_from_the_secrets(metadata: Metada
 
 
 def test_a_program_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
-    keys = sandbox.issue(3600)
+    keys = sandbox.issue_keys(3600)
     use_process(home, printing(keys))
     assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     assert sandbox.requests[0].headers["x-amz-security-token"] == keys.token
@@ -145,7 +147,7 @@ def test_a_shared_file_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
 
 @pytest.mark.parametrize("switch", [True, False])
 def test_an_instance_without_a_role_defers(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome, switch: bool
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, switch: bool
 ) -> None:
     instance.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=switch)
     metadata.role = ""
@@ -154,7 +156,7 @@ def test_an_instance_without_a_role_defers(
 
 
 def test_without_keys_the_next_message_does_not_ask_again_at_once(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome
 ) -> None:
     metadata.role = ""
     pipe(instance, mail(), RECIPIENT)
@@ -167,7 +169,7 @@ def test_without_keys_the_next_message_does_not_ask_again_at_once(
 
 
 def test_a_quota_that_cannot_be_asked_for_costs_no_second_search(
-    metadata: Metadata, instance: RelayHome
+    metadata: AwsMetadata, instance: RelayHome
 ) -> None:
     instance.configure()
     metadata.role = ""
@@ -199,7 +201,7 @@ def test_a_quota_that_cannot_be_asked_for_costs_no_second_search(
     ),
 )
 def test_a_metadata_service_that_is_not_well_is_asked_once(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome, step: Step, fault: Fault
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, step: Step, fault: Fault
 ) -> None:
     metadata.faults[step] = fault
     began = time.monotonic()
@@ -217,7 +219,7 @@ def test_a_metadata_service_that_is_away_defers(home: RelayHome) -> None:
 
 @pytest.mark.parametrize("fault", [Fault(404, HTML), Fault(429), Fault(200, HTML), Fault(delay=5)])
 def test_a_container_s_endpoint_that_is_not_well_is_asked_once(
-    metadata: Metadata, home: RelayHome, fault: Fault
+    metadata: AwsMetadata, home: RelayHome, fault: Fault
 ) -> None:
     metadata.use_container(home)
     metadata.faults["container"] = fault
@@ -235,7 +237,7 @@ def test_a_container_s_endpoint_elsewhere_is_not_asked(home: RelayHome) -> None:
 @pytest.mark.parametrize("ending", BAD_ENDINGS)
 @pytest.mark.parametrize("service", ["instance", "container"])
 def test_keys_without_a_good_end_are_none(
-    sandbox: Sandbox, metadata: Metadata, home: RelayHome, service: str, ending: str
+    sandbox: Sandbox, metadata: AwsMetadata, home: RelayHome, service: str, ending: str
 ) -> None:
     metadata.changes["Expiration"] = BAD_ENDINGS[ending]
     if service == "container":
@@ -268,7 +270,7 @@ def test_a_program_that_fails_defers(home: RelayHome, script: str, word: str) ->
 
 @pytest.mark.parametrize("ending", ["unparsable", "past"])
 def test_a_program_s_keys_without_a_good_end_are_none(sandbox: Sandbox, home: RelayHome, ending: str) -> None:
-    use_process(home, printing(sandbox.issue(), Expiration=BAD_ENDINGS[ending]))
+    use_process(home, printing(sandbox.issue_keys(), Expiration=BAD_ENDINGS[ending]))
     expect_none(pipe(home, mail(), RECIPIENT))
 
 
@@ -327,7 +329,7 @@ def test_a_program_that_hangs_does_not_outlive_a_delivery_that_is_killed(home: R
 
 
 def test_cached_keys_are_used_and_not_asked_for(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome
 ) -> None:
     for _ in range(3):
         assert pipe(instance, mail(), RECIPIENT).verdict == "sent"
@@ -337,7 +339,7 @@ def test_cached_keys_are_used_and_not_asked_for(
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, instance.account.pw_uid)
 
 
-def test_keys_are_renewed_a_quarter_of_an_hour_ahead(metadata: Metadata, instance: RelayHome) -> None:
+def test_keys_are_renewed_a_quarter_of_an_hour_ahead(metadata: AwsMetadata, instance: RelayHome) -> None:
     pipe(instance, mail(), RECIPIENT)
     kept = read(instance, KEYS)
     assert kept["token"]["renew"] == pytest.approx(kept["ends"] - 900)
@@ -348,7 +350,7 @@ def test_keys_are_renewed_a_quarter_of_an_hour_ahead(metadata: Metadata, instanc
 
 
 def test_old_keys_do_while_there_are_no_new_ones(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome
 ) -> None:
     pipe(instance, mail(), RECIPIENT)
     metadata.role = ""
@@ -363,7 +365,7 @@ def test_old_keys_do_while_there_are_no_new_ones(
     assert "404" in warning and "the old ones are good until" in warning
 
 
-def test_keys_in_their_last_minute_are_not_used(metadata: Metadata, instance: RelayHome) -> None:
+def test_keys_in_their_last_minute_are_not_used(metadata: AwsMetadata, instance: RelayHome) -> None:
     pipe(instance, mail(), RECIPIENT)
     metadata.role = ""
     age(instance, ends=50)
@@ -371,7 +373,7 @@ def test_keys_in_their_last_minute_are_not_used(metadata: Metadata, instance: Re
 
 
 def test_keys_that_are_short_lived_are_not_asked_for_by_each_message(
-    metadata: Metadata, instance: RelayHome
+    metadata: AwsMetadata, instance: RelayHome
 ) -> None:
     """The metadata service has its old ones until five minutes before their end."""
     metadata.lifetime = 660
@@ -381,7 +383,7 @@ def test_keys_that_are_short_lived_are_not_asked_for_by_each_message(
 
 
 def test_refused_keys_are_asked_for_once_more(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome
 ) -> None:
     pipe(instance, mail(), RECIPIENT)
     sandbox.session_keys.clear()
@@ -394,7 +396,7 @@ def test_refused_keys_are_asked_for_once_more(
 
 @pytest.mark.parametrize("code", ["ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"])
 def test_new_keys_that_are_refused_are_not_asked_for_again(
-    sandbox: Sandbox, metadata: Metadata, instance: RelayHome, code: str
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, code: str
 ) -> None:
     pipe(instance, mail(), RECIPIENT)
     sandbox.requests.clear()
@@ -420,7 +422,7 @@ def test_a_second_place_that_is_not_free_defers(sandbox: Sandbox, instance: Rela
 @pytest.mark.parametrize(
     "key", ["AWS_PROFILE", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL_STS", "API_TENANT_OR_REGION"]
 )
-def test_keys_of_somebody_else_are_not_used(metadata: Metadata, instance: RelayHome, key: str) -> None:
+def test_keys_of_somebody_else_are_not_used(metadata: AwsMetadata, instance: RelayHome, key: str) -> None:
     pipe(instance, mail(), RECIPIENT)
     config = instance.put("aws-config", b"[profile other]\nregion = eu-west-1\n")
     values = {"AWS_ENDPOINT_URL_STS": "https://sts.example.org", "API_TENANT_OR_REGION": "eu-west-2"}
@@ -430,7 +432,7 @@ def test_keys_of_somebody_else_are_not_used(metadata: Metadata, instance: RelayH
 
 
 def test_a_shared_file_that_changes_is_read_again(sandbox: Sandbox, home: RelayHome) -> None:
-    old, new = sandbox.issue(), sandbox.issue()
+    old, new = sandbox.issue_keys(), sandbox.issue_keys()
     for keys in (old, new):
         use_process(home, printing(keys))
         # The program is none of the files that are looked at; the config file is.
@@ -452,9 +454,9 @@ def test_the_quota_stays_that_of_the_account(sandbox: Sandbox, instance: RelayHo
 
 
 def test_a_proxy_is_for_sts_and_not_for_the_metadata(
-    sandbox: Sandbox, metadata: Metadata, home: RelayHome
+    sandbox: Sandbox, metadata: AwsMetadata, home: RelayHome
 ) -> None:
-    keys = sandbox.issue(3600)
+    keys = sandbox.issue_keys(3600)
     answer = (
         "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>"
         f"<AccessKeyId>{keys.key_id}</AccessKeyId><SecretAccessKey>{keys.secret}</SecretAccessKey>"
@@ -516,13 +518,13 @@ def test_a_role_that_may_not_be_taken_on_defers(sandbox: Sandbox, home: RelayHom
 
 
 @pytest.fixture
-def checked(metadata: Metadata, chain: Chain) -> Chain:
+def checked(metadata: AwsMetadata, chain: Chain) -> Chain:
     """A chain to SES, from an instance with a role."""
     chain.use_ses(**{**AS_THE_MACHINE, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url})
     return chain
 
 
-def test_check_says_who_signs_from_where_and_until_when(metadata: Metadata, checked: Chain) -> None:
+def test_check_says_who_signs_from_where_and_until_when(metadata: AwsMetadata, checked: Chain) -> None:
     found = checked.check()
     assert found.problems == []
     (key_id,) = metadata.sandbox.session_keys
@@ -534,7 +536,7 @@ def test_check_says_who_signs_from_where_and_until_when(metadata: Metadata, chec
     assert metadata.steps == ASKED
 
 
-def test_check_says_why_there_are_no_keys(metadata: Metadata, checked: Chain) -> None:
+def test_check_says_why_there_are_no_keys(metadata: AwsMetadata, checked: Chain) -> None:
     metadata.role = ""
     (line,) = checked.check().problems
     assert line.startswith("FAIL  4.7.0 this machine has no keys for SES: ")

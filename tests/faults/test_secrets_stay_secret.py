@@ -13,21 +13,22 @@ from pathlib import Path
 import pytest
 from conftest import Deliver
 from helpers.assertions import Federation
+from helpers.aws_metadata import AwsMetadata, Fault, use_machine
 from helpers.certificates import pair, rsa_key, use_certificate
 from helpers.echo import Echo, spellings
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from helpers.metadata import Kind, Metadata
 from helpers.pipe import Delivery, pipe
-from helpers.state import NOTICES, TOKEN, WINDOW
+from helpers.state import KEYS, NOTICES, TOKEN, WINDOW
 from helpers.tunnel import Tunnel
 from helpers.variants import use_ses
-from sandbox import Answer, Role, Sandbox, json_answer
+from sandbox import Answer, Role, Sandbox, json_answer, ses_query_error
 
 # Letters only a secret has, and what is special in regular expressions, URLs, JSON, HTML and headers.
 SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
 FRAGMENT = 12
-KEEPERS = {"api-secrets.json", TOKEN, "ca.pem", "postfix-api-relay"}
+KEEPERS = {"api-secrets.json", TOKEN, KEYS, "ca.pem", "postfix-api-relay", "container-token", "web-token"}
 PRIVATE = 0o600
 LINKS = [WINDOW, TOKEN, NOTICES, LOG, f"{WINDOW}.new", f"{TOKEN}.new", f"{NOTICES}.new"]
 MODULES = [
@@ -101,6 +102,60 @@ def test_an_echo_is_not_passed_on(echo: Echo, leaky: RelayHome, role: Role, stat
     assert "[secret]" in deliveries[0].text
     assert len(echo.accepted) == (0 if status == 500 else len(deliveries))
     expect_no_leak(leaky, echo, echo.told, *deliveries)
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+@pytest.mark.parametrize("padding", [0, 585])
+def test_an_echo_of_the_machine_s_keys_is_not_passed_on(
+    echo: Echo, leaky: RelayHome, status: int, padding: int
+) -> None:
+    with AwsMetadata(echo) as metadata:
+        for times in (1, 2):
+            # The keys are new, then from the cache.
+            metadata.use_container(leaky)
+            echo.arm("ses", status, padding, times)
+            delivery = pipe(leaky, mail(), "to@external.com")
+            assert delivery.verdict == ("deferred" if status == 500 else "bounced")
+            if not padding:
+                assert "[secret]" in delivery.text
+            expect_no_leak(leaky, echo, {*echo.told, metadata.authorization}, delivery)
+        assert metadata.steps.count("container") == 1
+    assert any(keys.token in echo.told for keys in echo.session_keys.values())
+    status_of_cache = (leaky.path / KEYS).stat()
+    assert (stat.S_IMODE(status_of_cache.st_mode), status_of_cache.st_uid) == (PRIVATE, leaky.account.pw_uid)
+
+
+@pytest.mark.parametrize("place", ["file", "secrets"])
+def test_a_container_s_token_stays_secret(sandbox: Sandbox, home: RelayHome, place: str) -> None:
+    with AwsMetadata(sandbox) as metadata:
+        metadata.authorization = "Ba7sKr4pLm9vXc2n/Qw5tYz8u"
+        metadata.use_container(home)
+        if place == "secrets":
+            metadata.use_container(
+                home,
+                AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=None,
+                AWS_CONTAINER_AUTHORIZATION_TOKEN=metadata.authorization,
+            )
+        text = " ".join(spellings(metadata.authorization))
+        metadata.faults["container"] = Fault(500, text.encode())
+        delivery = pipe(home, mail(), "to@external.com")
+        assert delivery.dsn == "4.7.0" and metadata.steps == ["container"]
+        assert "[secret]" in delivery.text
+        expect_no_leak(home, sandbox, {metadata.authorization}, delivery)
+
+
+def test_a_web_identity_s_token_stays_secret(sandbox: Sandbox, home: RelayHome) -> None:
+    token = "Hd6fJk3lPo8iUy1t.Mn4bVc7xZa2s.Gq5wEr9tYu6i"
+    use_machine(
+        home,
+        AWS_ROLE_ARN="arn:aws:iam::123456789012:role/relay",
+        AWS_WEB_IDENTITY_TOKEN_FILE=str(home.put("web-token", token.encode())),
+        AWS_ENDPOINT_URL_STS=sandbox.url,
+    )
+    sandbox.answer("quota", ses_query_error(400, "InvalidIdentityToken", f"Not good: {token}"))
+    delivery = pipe(home, mail(), "to@external.com")
+    assert "InvalidIdentityToken" in delivery.text and "[secret]" in delivery.text
+    expect_no_leak(home, sandbox, {token}, delivery)
 
 
 @pytest.mark.parametrize("padding", [0, 90])

@@ -16,12 +16,13 @@ from typing import Any, NoReturn
 
 import pytest
 from conftest import Deliver, Figures
+from helpers.aws_metadata import AwsMetadata
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.parallel import each
 from helpers.pipe import pipe
 from helpers.script import change_constants
-from helpers.state import NOTICES, TOKEN, WINDOW, clock, fill_window
+from helpers.state import KEYS, NOTICES, TOKEN, WINDOW, clock, fill_window
 from helpers.state_faults import (
     DAY,
     FAULTS,
@@ -54,6 +55,18 @@ TOKEN_CONTENT: dict[str, dict[str, object]] = {
     "beyond time": {"ends": HUGE},
     "at no time": {"obtained": float("nan"), "ends": float("nan")},
     "of other credentials": {"key": "x"},
+}
+
+KEYS_CONTENT: dict[str, dict[str, object]] = {
+    "without an id": {"id": ""},
+    "with an id of another type": {"id": ["x"]},
+    "with a secret of another type": {"secret": 5},
+    "with line breaks in the secret": {"secret": "x\r\nX-Header: y"},
+    "with line breaks in the token": {"token": "x\r\nX-Header: y"},
+    "with a token of another type": {"token": {}},
+    "with a renewal of another type": {"renew": "never"},
+    "with an end of another type": {"ends": None},
+    "without a renewal": {"renew": None},
 }
 
 
@@ -165,6 +178,57 @@ def test_a_token(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fault: str
     assert deliver(mail(), RECIPIENT).verdict == "sent"
     assert [request.role for request in sandbox.requests] == ["token", "sendMail"]
     assert content(home, TOKEN)["token"] in sandbox.tokens
+
+
+@pytest.fixture
+def kept_keys(sandbox: Sandbox, home: RelayHome) -> Iterator[dict[str, Any]]:
+    """The cache after a delivery with the keys of a container, which gives others each time it is asked."""
+    with AwsMetadata(sandbox) as metadata:
+        metadata.use_container(home)
+        assert pipe(home, mail(), RECIPIENT).verdict == "sent"
+        yield content(home, KEYS)
+
+
+def expect_new_keys(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """Deliver: the message goes out with other keys, which are kept, and nothing is said of it."""
+    assert deliver(mail(), RECIPIENT).verdict == "sent"
+    tokens = [request.headers["x-amz-security-token"] for request in sandbox.requests]
+    assert tokens == [keys.token for keys in sandbox.session_keys.values()]
+    assert content(home, KEYS)["token"]["token"] == tokens[1]
+    assert "WARNING" not in home.log()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.usefixtures("kept_keys")
+def test_keys_that_cannot_be_read(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fault: str) -> None:
+    (home.path / KEYS).unlink()
+    for end in ("", ".new"):
+        plant(home, KEYS + end, FAULTS[fault])
+    expect_new_keys(sandbox, home, deliver)
+
+
+@pytest.mark.parametrize("fault", [*TOKEN_CONTENT, *KEYS_CONTENT])
+def test_keys(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, kept_keys: dict[str, Any], fault: str
+) -> None:
+    wrong = {**kept_keys, **TOKEN_CONTENT.get(fault, {})}
+    if fault in KEYS_CONTENT:
+        wrong["token"] = {**kept_keys["token"], **KEYS_CONTENT[fault]}
+    plant(home, KEYS, holding_json(wrong))
+    expect_new_keys(sandbox, home, deliver)
+
+
+@pytest.mark.usefixtures("kept_keys")
+@pytest.mark.parametrize("fault", ["open to others", "a link"])
+def test_keys_that_others_could_have_written(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, fault: str
+) -> None:
+    if fault == "a link":
+        (home.path / KEYS).rename(home.path / "elsewhere")
+        (home.path / KEYS).symlink_to("elsewhere")
+    else:
+        (home.path / KEYS).chmod(0o644)
+    expect_new_keys(sandbox, home, deliver)
 
 
 @pytest.mark.parametrize("fault", NOTICE_CONTENT)

@@ -59,7 +59,7 @@ class Fault(NamedTuple):
     delay: float = 0.0
 
 
-class Metadata:
+class AwsMetadata:
     """Both services on one port of 127.0.0.1, as a context manager; the sandbox knows the keys they issue.
 
     They refuse what the real ones refuse. `steps` are the requests that came; `faults` has what is wrong with
@@ -84,7 +84,7 @@ class Metadata:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> Metadata:
+    def __enter__(self) -> AwsMetadata:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -108,7 +108,7 @@ class Metadata:
 
     def issue(self) -> bytes:
         """New keys, as they are answered."""
-        return json.dumps(as_json(self.sandbox.issue(self.lifetime), **self.changes)).encode()
+        return json.dumps(as_json(self.sandbox.issue_keys(self.lifetime), **self.changes)).encode()
 
     def judge(self, step: Step, method: str, headers: Any) -> tuple[int, bytes]:
         """Status and body of the answer."""
@@ -137,7 +137,7 @@ def use_machine(home: RelayHome, **changes: object) -> None:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    metadata: Metadata
+    metadata: AwsMetadata
 
 
 class _Handler(BaseHTTPRequestHandler):
