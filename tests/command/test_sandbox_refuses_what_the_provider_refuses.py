@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import boto3
 import pytest
 import requests
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from helpers.graph_client import GraphClient, json_file, json_item, json_message, people
 from helpers.large_mail import file_part, message, multipart, noise, scan, text_part
@@ -823,6 +826,42 @@ def test_ses_knows_its_keys(sandbox: Sandbox, secret: str, key: str, error: str)
     with pytest.raises(ClientError) as first:
         ses(sandbox, secret, key).get_send_quota()
     assert refusal(second) == refusal(first) == (403, error)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({}, None),
+        ({"token": ""}, "InvalidClientTokenId"),
+        ({"token": "another"}, "InvalidClientTokenId"),
+        ({"secret": "another"}, "SignatureDoesNotMatch"),
+        ({"key_id": "client-id"}, "InvalidClientTokenId"),
+        ({"lifetime": -1}, "ExpiredToken"),
+    ],
+)
+def test_ses_knows_its_sessions(sandbox: Sandbox, change: dict[str, Any], error: str | None) -> None:
+    keys = sandbox.issue_keys(change.get("lifetime", 3600))
+    url, body = sandbox.url + "/", b"Action=GetSendQuota"
+    used = Credentials(
+        change.get("key_id", keys.key_id), change.get("secret", keys.secret), change.get("token", keys.token)
+    )
+    request = AWSRequest("POST", url, {"Content-Type": "application/x-www-form-urlencoded"}, body)
+    SigV4Auth(used, "ses", "eu-west-1").add_auth(request)
+    answer = requests.post(
+        url, body, headers=dict(request.headers), verify=str(sandbox.ca_file), timeout=LIMIT
+    )
+    assert answer.status_code == (403 if error else 200)
+    assert error is None or f"<Code>{error}</Code>" in answer.text
+
+
+def test_ses_wants_a_session_token_to_be_signed(sandbox: Sandbox) -> None:
+    keys = sandbox.issue_keys()
+    url, body = sandbox.url + "/", b"Action=GetSendQuota"
+    request = AWSRequest("POST", url, {"Content-Type": "application/x-www-form-urlencoded"}, body)
+    SigV4Auth(Credentials(keys.key_id, keys.secret), "ses", "eu-west-1").add_auth(request)
+    headers = {**dict(request.headers), "X-Amz-Security-Token": keys.token}
+    answer = requests.post(url, body, headers=headers, verify=str(sandbox.ca_file), timeout=LIMIT)
+    assert "<Code>SignatureDoesNotMatch</Code>" in answer.text
 
 
 def test_ses_tells_its_rate(sandbox: Sandbox) -> None:
