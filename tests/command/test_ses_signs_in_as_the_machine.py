@@ -22,7 +22,7 @@ from helpers.pipe import pipe, waits
 from helpers.script import change_constants
 from helpers.state import KEYS, pass_by, put_calls, read
 from helpers.tunnel import Tunnel
-from helpers.waiting import wait_until
+from helpers.waiting import processes, wait_until
 from sandbox import Answer, Sandbox, SessionKeys, ses_error, ses_query_error
 
 RECIPIENT = "to@external.com"
@@ -307,9 +307,11 @@ def test_a_program_that_hangs_is_ended_in_time(home: RelayHome) -> None:
     assert not running("sleep 4711.25")
 
 
-def test_a_program_that_hangs_does_not_outlive_a_delivery_that_is_killed(home: RelayHome) -> None:
-    change_constants(home, CHAIN_SECONDS=3)
-    use_process(home, "sleep 4711.75; true")
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_looks_for_keys_does_not_outlive_a_delivery_that_is_killed(home: RelayHome, ends: bool) -> None:
+    change_constants(home, CHAIN_SECONDS=5)
+    # One that hangs, and one that has an answer when nobody wants it any more.
+    use_process(home, "sleep 2; exit 1" if ends else "sleep 4711.75; true")
     command = [str(home.script), "--", "alerts@domain.com", "4ZxTestQid", RECIPIENT, ""]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=home.account.pw_uid
@@ -317,12 +319,16 @@ def test_a_program_that_hangs_does_not_outlive_a_delivery_that_is_killed(home: R
     assert process.stdin and process.stdout
     process.stdin.write(mail())
     process.stdin.close()
-    wait_until(lambda: running("sleep 4711.75"), 20)
+    wait_until(lambda: running(f"{home.path}/keys.sh"), 20)
     process.send_signal(signal.SIGKILL)
     # Postfix waits for the end of this.
     assert process.stdout.read() == b""
     process.wait()
-    wait_until(lambda: not running("sleep 4711.75"), 20)
+    wait_until(lambda: not processes(home), 20)
+    # It has not gone on in the place of the delivery.
+    assert [line.split()[1] for line in home.log().splitlines()] == ["PROCESSING:", "SENDER:", "CLASSIFIED:"]
+    if not ends:
+        assert not running("sleep 4711.75")
 
 
 # ---- The cache
