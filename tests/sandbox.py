@@ -339,7 +339,7 @@ class Sandbox(Provider):
         self.failures: list[BaseException] = []
         self._changed = threading.Condition()
         self._answers: dict[str, collections.deque[Answer]] = collections.defaultdict(collections.deque)
-        self._context, authority = _certify(certificate)
+        self.context, authority = _certify(certificate)
         self._temporary: Path | None = None
         if directory is None:
             directory = self._temporary = Path(tempfile.mkdtemp(prefix="sandbox-"))
@@ -372,7 +372,7 @@ class Sandbox(Provider):
 
     def start(self) -> None:
         """Listen, after a stop on the same port."""
-        self._server = _Server(self, self._port, self._context)
+        self._server = _Server(self, self._port, self.context)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
