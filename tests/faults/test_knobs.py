@@ -130,14 +130,14 @@ def test_a_verdict_about_the_message_bounces_even_so(
     assert (delivery.verdict, delivery.dsn) == ("bounced", dsn)
 
 
-def test_the_admin_is_alerted_once_an_hour(
+def test_the_admin_is_alerted_once_a_day(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, relay: ModuleType
 ) -> None:
     denied = graph_error(403, "ErrorAccessDenied", "No.")
-    hour = relay.CREDENTIALS_NOTICE_SECONDS
-    assert hour == 3600
+    day = relay.CREDENTIALS_NOTICE_SECONDS
+    assert day == 86400
     # A slow machine must not see it end early.
-    for number, (age, told) in enumerate(((None, 1), (hour - 60, 0), (hour, 1))):
+    for number, (age, told) in enumerate(((None, 1), (day - 60, 0), (day, 1))):
         sandbox.accepted.clear()
         # A change of the file: the mailbox is tried again.
         home.configure(**DEFER, NOTIFY_INTERVAL_MINUTES=number)
@@ -156,7 +156,8 @@ def test_a_wrong_secret_costs_a_delay_only(sandbox: Sandbox, home: RelayHome, de
     assert [send(deliver).dsn for _ in range(3)] == ["4.7.0"] * 3
     # Neither the others nor the alert ask for a token, which would be refused as well.
     assert [request.role for request in sandbox.requests] == ["token"]
-    assert home.log().count("WARNING: credentials notice not sent") == 1
+    # No mail can tell of it: that is not tried.
+    assert "notice not sent" not in home.log()
     home.secrets()
     assert send(deliver).verdict == "sent"
     assert [message.to for message in sandbox.accepted] == [["to@external.com"], ["admin@domain.com"]]

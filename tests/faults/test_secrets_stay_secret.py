@@ -14,6 +14,7 @@ import pytest
 from conftest import Deliver
 from helpers.assertions import Federation
 from helpers.aws_metadata import AwsMetadata, Fault, use_machine
+from helpers.by_hand import by_hand
 from helpers.certificates import pair, rsa_key, use_certificate
 from helpers.echo import Echo, spellings
 from helpers.home import LOG, RelayHome
@@ -23,7 +24,9 @@ from helpers.pipe import Delivery, pipe
 from helpers.state import KEYS, NOTICES, TOKEN, WINDOW
 from helpers.tunnel import Tunnel
 from helpers.variants import use_ses
-from sandbox import Answer, Role, Sandbox, json_answer, ses_query_error
+from helpers.waiting import processes, wait_until
+from helpers.webhook import SECRET_PATH, SECRET_QUERY, Webhook
+from sandbox import Answer, Role, Sandbox, entra_error, json_answer, ses_query_error
 
 # Letters only a secret has, and what is special in regular expressions, URLs, JSON, HTML and headers.
 SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
@@ -291,6 +294,35 @@ def test_a_workload_s_token_stays_secret(echo: Echo, leaky: RelayHome) -> None:
     assert delivery.verdict == "bounced" and "[secret]" in delivery.text
     file.unlink()
     expect_no_leak(leaky, echo, {token}, delivery)
+
+
+@pytest.mark.parametrize("fault", ["none", "error", "redirect", "away", "no TLS"])
+def test_a_webhook_s_url_stays_secret(echo: Echo, leaky: RelayHome, fault: str) -> None:
+    """Whatever it answers, and where the provider knows it, too; and it learns no other secret."""
+    with Webhook(None if fault == "no TLS" else echo.context) as webhook:
+        url = webhook.url.replace("http:", "https:")
+        leaky.secrets(
+            API_SECRET=SECRET,
+            ADMIN_WEBHOOK_URL=url.replace("localhost", "127.0.0.3") if fault == "away" else url,
+        )
+        if fault == "error":
+            webhook.status, webhook.body = 400, f"what is {url}?".encode()
+        if fault == "redirect":
+            webhook.status, webhook.headers = 307, {"Location": url}
+        said = f"invalid_client at {url} and {SECRET_PATH} with {SECRET_QUERY}"
+        echo.answer("token", entra_error(401, "invalid_client", 7000222, said)._replace(times=None))
+        deliveries = [pipe(leaky, mail(), "to@external.com") for _ in range(2)]
+        assert deliveries[0].verdict == "bounced"
+        wait_until(lambda: not processes(leaky))
+        commands = [("--check",), ("--status",), ("--send-test", "me@external.com")]
+        shown = [by_hand(leaky, *command) for command in commands]
+        for done in shown:
+            deliveries.append(Delivery("sent", "", 0, (done.stdout + done.stderr).encode()))
+        assert "the webhook at " in shown[2].stdout
+        expect_no_leak(leaky, echo, {SECRET_PATH, SECRET_QUERY, SECRET, *echo.told}, *deliveries)
+        posts = b"".join(post.body for post in webhook.posts).decode()
+        assert ("[secret]" in posts) == (fault not in ("away", "no TLS"))
+        assert not any(secret in posts for secret in (SECRET_PATH, SECRET_QUERY, SECRET))
 
 
 def plant(home: RelayHome, trap: Path) -> None:

@@ -110,3 +110,13 @@ def pass_by_progress(home: RelayHome, seconds: float) -> None:
         if "sending" in state["draft"]:
             state["draft"]["sending"] -= seconds
             home.put(file.name, json.dumps(state).encode())
+
+
+def pass_by_incident(home: RelayHome, seconds: float) -> None:
+    """Let so many seconds pass for what is kept of an incident."""
+    with lock_held(home):
+        state = read(home, WINDOW)
+        for name in {"incident", "recovered"} & state.keys():
+            for place in (0, 5, 6):
+                state[name][place] = max(0, state[name][place] - seconds)
+        home.put(WINDOW, json.dumps(state).encode())

@@ -72,6 +72,7 @@ WRONG: dict[str, list[object]] = {
     "CA_BUNDLE": [*NO_TEXT, "a\0b"],
     "HTTPS_PROXY": NO_TEXT,
     "NOTIFY_INTERVAL_MINUTES": NO_NUMBER,
+    "INCIDENT_AFTER_MINUTES": NO_NUMBER,
     "MISSING_VISIBLE_RECIPIENT": [*NO_TEXT, "Reject", "bounce"],
     "SAVE_TO_SENT_ITEMS": NO_SWITCH,
     "LARGE_MESSAGES": [*NO_TEXT, "Send", "draft"],
@@ -132,6 +133,9 @@ WRONG: dict[str, list[object]] = {
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": [*NO_TEXT, "a\0b"],
     "AWS_EC2_METADATA_SERVICE_ENDPOINT": NO_TEXT,
     "AWS_ENDPOINT_URL_STS": NO_URL,
+    # Of a webhook the query may be the password.
+    "ADMIN_WEBHOOK_URL": [value for value in NO_URL if value != "https://host/?a=b"],
+    "ADMIN_WEBHOOK_FORMAT": [*NO_TEXT, "JSON", "slack"],
 }
 FILES = {"relay-config.json": (relay.RelayConfig, CONFIG), "api-secrets.json": (relay.ApiSecrets, SECRETS)}
 KEYS = [(name, key) for name, (kind, _) in FILES.items() for key in relay.settings_of(kind)]

@@ -60,6 +60,12 @@ NUMBERS_WITHIN = st.lists(st.one_of(st.integers(0, 2**53), NUMBERS), min_size=PL
 ACCEPTANCE = st.fixed_dictionaries(
     {}, optional={"bounds": BOUNDS, "numbers": either(NUMBERS_WITHIN), "sum": either(NUMBERS)}
 )
+PAST = st.floats(1, 1e6).map(lambda seconds: time.time() - seconds)
+CAUSE = st.sampled_from([*relay.OUTAGES, "credentials", "recipient"])
+STAGE = st.sampled_from(["", *relay.TITLES])
+INCIDENT = st.tuples(PAST, st.integers(0), CAUSE, TEXT, STAGE, PAST, PAST, st.lists(TEXT, max_size=3)).map(
+    list
+)
 WINDOW = st.fixed_dictionaries(
     {},
     optional={
@@ -72,6 +78,7 @@ WINDOW = st.fixed_dictionaries(
         "recipients": either(st.lists(either(RECIPIENTS), max_size=4)),
         "counters": either(COUNTS),
         "last_error": either(st.tuples(NUMBERS, either(TEXT)).map(list)),
+        "incident": either(INCIDENT),
     },
 )
 KEPT = st.fixed_dictionaries(
@@ -111,11 +118,14 @@ def test_any_state_can_be_shown(home: Path, window: Any, notices: Any) -> None:
     # A reason or an error of the provider's own cannot make a line of its own.
     text = relay.status_text(status).encode().decode()
     assert re.fullmatch(
-        r"POSTFIX-API-RELAY (OK|WARNING) - [^|]+ \|( [a-z_]+=-?[\d.e+]+)+", text.split("\n")[0]
+        r"POSTFIX-API-RELAY (OK|WARNING|CRITICAL) - [^|]+ \|( [a-z_]+=-?[\d.e+]+)+", text.split("\n")[0]
     )
+    incident = status["window"]["incident"]
+    assert (status["status"] == "CRITICAL") == (incident is not None)
     lines = [line.split(" ")[0] for line in text.split("\n")[1:]]
     assert ("recipients:" in lines) == bool(status["window"]["recipients_today"])
-    assert [line for line in lines if line != "recipients:"] == [
+    assert ("incident:" in lines) == (incident is not None)
+    assert [line for line in lines if line not in ("recipients:", "incident:")] == [
         "window:",
         "paused:",
         "counted:",
