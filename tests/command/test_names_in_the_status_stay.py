@@ -17,6 +17,7 @@ METRICS = {
     "acceptance_seconds_sum",
     "counting_since_seconds",
     "credential_days",
+    "incident",
     "last_error_seconds",
     'messages_total{outcome=""}',
     "notices_held",
@@ -41,6 +42,7 @@ WINDOW = {
     *("scope", "limit", "calls", "calls_by_sender.*", "waiting", "recipients_today.*", "recipients_limit"),
     *("paused_seconds.*", "pause_reason", "unfinished", "drafts_left", "last_error.time", "last_error.text"),
     *(f"refused.*.{name}" for name in ("since", "asked_again_seconds", "one_message", "text")),
+    *(f"incident.{name}" for name in ("since", "attempts", "told", "text")),
     *(f"counters.{name}" for name in ("since", *OUTCOMES)),
     *("acceptance_seconds.sum", "acceptance_seconds.count"),
     *(f"acceptance_seconds.buckets.{bound}" for bound in BOUNDS),
@@ -51,6 +53,7 @@ QUEUE = {
 }
 FIELDS = {
     *("status", "problems", "version", "home", "provider", "notices_held", "credential_days"),
+    *("credential_next.in_use", "credential_next.since"),
     *(f"window.{name}" for name in WINDOW),
     *(f"queue.{name}" for name in QUEUE),
 }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 from sandbox import Answer, Sandbox, graph_error
 
-from helpers.by_hand import SITE, by_hand, make_sound, tree
+from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import pipe
@@ -104,14 +104,19 @@ class Watched:
         """Let there be whatever --status can tell of."""
         home, mailbox = self.home, "ups@example.org"
         home.configure(**SITE, RATE_LIMIT_SCOPE="sender")
+        home.secrets(API_EXPIRATION_DATE=in_days(400), API_SECRET_NEXT="another-secret")
         sandbox.answer("sendMail", Answer(202), graph_error(403, "ErrorAccessDenied", "Access is denied."))
         for verdict in ("sent", "bounced"):
             queue_id = long_id(time.time() - 45)
             message = mail(From=mailbox)
             done = pipe(home, message, "to@external.com", sender=mailbox, queue_id=queue_id)
             assert done.verdict == verdict
-        state = read(home, WINDOW)
-        self.put_state(**{**state, "paused": {mailbox: clock() + 500}, "pause_reason": "too many"})
+        state, since = read(home, WINDOW), time.time() - 3600
+        # As it stands in the state: causes of later attempts take the place of earlier ones.
+        incident = [since, 9, "unreachable", "no route", "opened", since + 600, since + 600, ["syslog"]]
+        self.put_state(
+            **{**state, "incident": incident, "paused": {mailbox: clock() + 500}, "pause_reason": "too many"}
+        )
         self.queue(*[("deferred", 1000, "copier@example.org")] * 25)
 
     def counted(self) -> dict[str, Any]:
