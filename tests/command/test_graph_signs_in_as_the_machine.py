@@ -180,6 +180,32 @@ def test_a_refusal_keeps_the_mail_and_nobody_asks_again_at_once(
     assert len(machine.requests) == 2
 
 
+def test_of_a_token_that_breaks_off_nothing_is_shown(
+    sandbox: Sandbox, home: RelayHome, machine: Metadata, deliver: Deliver
+) -> None:
+    token = "Sx7dTq2mLw9v"
+    answer = json_answer(200, {"access_token": token, "resource": "x" * 200})
+    machine.answer("other", answer._replace(action="truncate"))
+    delivery = deliver(mail(), "to@external.com")
+    assert delivery[:3] == ("deferred", "4.7.0", 75)
+    assert len(machine.requests) == 1
+    assert token not in delivery.text + home.log() + home.path.joinpath(".rate-limit-state").read_text()
+
+
+def test_a_service_that_answers_byte_by_byte_is_not_waited_for(
+    home: RelayHome, machine: Metadata, deliver: Deliver
+) -> None:
+    change_constants(home, METADATA_SECONDS=2)
+    machine.answer("other", Answer(200, {}, b"x" * 1000, delay=0.1, action="drip"))
+    began = time.monotonic()
+    delivery = deliver(mail(), "to@external.com")
+    assert time.monotonic() - began < 20
+    assert delivery[:3] == ("deferred", "4.3.2", 75)
+    # Nor by the next message.
+    assert deliver(mail(), "to@external.com").verdict == "deferred"
+    assert len(machine.requests) == 1
+
+
 def test_a_service_that_is_away_keeps_the_mail(home: RelayHome, machine: Metadata, deliver: Deliver) -> None:
     machine.stop()
     delivery = deliver(mail(), "to@external.com")
@@ -290,7 +316,11 @@ def none(arc: Metadata) -> str:
     return f"{arc.keys}/a.key"
 
 
-@pytest.mark.parametrize("place", [outside, above, link, other_name, large, fifo, none])
+def no_path(arc: Metadata) -> str:
+    return f"{arc.keys}/\0.key"
+
+
+@pytest.mark.parametrize("place", [outside, above, link, other_name, large, fifo, none, no_path])
 def test_no_other_file_is_sent_to_who_answers_in_place_of_arc(
     home: RelayHome, arc: Metadata, deliver: Deliver, place: Callable[[Metadata], str]
 ) -> None:

@@ -294,6 +294,21 @@ def test_a_webhook_that_fails_is_tried_again_later(
     assert watched.log().count("INCIDENT: ") == 1
 
 
+@pytest.mark.parametrize("host", ["", "a..b"])
+def test_a_webhook_that_never_ends_or_cannot_be_is_told_to_the_system_s_log_once(
+    sandbox: Sandbox, watched: RelayHome, deliver: Deliver, host: str
+) -> None:
+    change_constants(watched, WEBHOOK_SECONDS=2)
+    watched.secrets(ADMIN_WEBHOOK_URL=f"https://{host}/hook" if host else f"{sandbox.url}/hook")
+    sandbox.answer("other", Answer(200, {}, b"x" * 1000, delay=0.2, action="drip", times=None))
+    sandbox.answer("token", EXPIRED)
+    for _ in range(2):
+        fail(watched, deliver)
+        pass_by_incident(watched, AGAIN_SECONDS)
+    assert watched.log().count("INCIDENT: ") == 1
+    assert watched.log().count("did not take that 'No mail goes out") == 2
+
+
 @pytest.mark.parametrize("certificate", ["wrong-host", "expired", "unknown-ca"])
 def test_a_webhook_of_another_certificate_gets_nothing(
     sandbox: Sandbox, watched: RelayHome, deliver: Deliver, certificate: str
@@ -561,6 +576,11 @@ def test_send_test_tells_both_channels(sandbox: Sandbox, watched: RelayHome, web
     assert done.returncode == 0
     line = done.stdout.splitlines()[1]
     assert line.startswith("warn  the webhook at localhost took no test: HTTP 404; check ADMIN_WEBHOOK_URL")
+    watched.secrets(ADMIN_WEBHOOK_URL=f"https://a..b/{SECRET_PATH}")
+    done = by_hand(watched, "--send-test", "me@external.com")
+    assert done.returncode == 0 and SECRET_PATH not in done.stdout + done.stderr
+    assert "warn  the webhook at a..b took no test: LocationParseError; check" in done.stdout
+    watched.secrets(ADMIN_WEBHOOK_URL=webhook.url)
     # A failure by hand is no attempt of a message's.
     webhook.status = 200
     sandbox.answer("token", EXPIRED)

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_a_program_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
     assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     assert sandbox.requests[0].headers["x-amz-security-token"] == keys.token
     assert read(home, KEYS)["ends"] == pytest.approx(keys.ends, abs=1)
+
+
+@pytest.mark.parametrize("quota", [True, False])
+def test_a_program_may_reserve_more_room_than_a_message_may_fill(
+    sandbox: Sandbox, home: RelayHome, quota: bool
+) -> None:
+    # As each program in Go does when it starts, that of IAM Roles Anywhere as well.
+    reserve = "import mmap; mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)"
+    use_process(home, f"{sys.executable} -c '{reserve}' || exit 1\n{printing(sandbox.issue_keys(3600))}")
+    home.configure(RATE_LIMIT_PER_MINUTE=None if quota else 28)
+    assert pipe(home, mail(), RECIPIENT) == ("sent", "2.0.0", 0, b"")
 
 
 def test_a_shared_file_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
