@@ -37,6 +37,7 @@ class Case(NamedTuple):
     `size` is the message's in bytes, `listed` how many addresses To has, of which the first is the
     recipient, `calls` how many the window has, `status` the exit status that is expected.
     With `store` the relay trusts, besides the provider's own authority, all that the machine does.
+    `credential` is API_CREDENTIAL; with `renewed` none is in the cache when the message comes.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Case(NamedTuple):
     calls: int = ROOM
     status: int = 0
     store: bool = False
+    credential: Literal["secret", "certificate", "machine"] = "secret"
+    renewed: bool = False
 
     @property
     def sender(self) -> str:
@@ -107,6 +110,22 @@ CASES = (
     Case("graph-store", "the same, all the machine's CAs", "deliver", SHORT, NEAR_GRAPH, store=True),
     Case("ses", "SES delivery", "deliver", SHORT, NEAR_SES, "ses"),
     Case("reject", "reject: no visible recipient", "import", SHORT, CHEAP, visible=False, status=1),
+    Case("token", "Graph, a new token for the secret", "deliver", LONG, renewed=True),
+    Case("certificate", "Graph by certificate, token cached", "deliver", LONG, credential="certificate"),
+    Case("certificate-token", "the same, new token", "deliver", LONG, credential="certificate", renewed=True),
+    Case("machine", "Graph as the machine, token cached", "deliver", LONG, credential="machine"),
+    Case("machine-token", "the same, new token", "deliver", LONG, credential="machine", renewed=True),
+    Case("ses-machine", "SES as the machine, keys cached", "deliver", LONG, (), "ses", credential="machine"),
+    Case(
+        "ses-machine-keys",
+        "the same, new keys",
+        "deliver",
+        LONG,
+        (),
+        "ses",
+        credential="machine",
+        renewed=True,
+    ),
     Case("graph-3mb", "2.9 MB through Graph, in one call", "deliver", LARGE, SMALL, size=2_900_000),
     Case("graph-10mb", "10 MB through Graph, by a draft", "upload", LARGE, UPLOADED, size=10 * MB),
     Case("graph-25mb", "25 MB through Graph, by a draft", "upload", LARGE, FRUGAL, size=25 * MB),

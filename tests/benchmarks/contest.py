@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 from benchmarks.cases import Case
 from benchmarks.provider import Provider
+from helpers.aws_metadata import use_machine
+from helpers.certificates import pair, use_certificate
 from helpers.home import SCRIPT, RelayHome
 from helpers.pipe import Delivery, pipe, run
-from helpers.state import fill_window
+from helpers.state import KEYS, TOKEN, fill_window
 from helpers.usage import Runner, Usage, with_usage
 from helpers.variants import use_ses
 from sandbox import Recorded, Role
@@ -65,6 +67,8 @@ class Contest:
         self._home = home
         self._message = case.message()
         self._authorities = configure(case, home)
+        self._account = account_of(home)
+        sign_in(case, provider, home)
         # Before the floor: this leaves the token in its cache, and shows what there is to send.
         self._relay()
         self._program = self._floor_program(provider.requests())
@@ -74,13 +78,16 @@ class Contest:
     def turn(self) -> Figures:
         """Let the relay deliver the message, and the floor do only what cannot be left out."""
         ours = self._relay()
-        self._check_calls()
+        self._check_calls(token=self.case.renewed)
         floor = self._floor()
         self._check_calls()
         return Figures(ours, floor)
 
     def _relay(self) -> Usage:
         fill_window(self._home, self.case.calls)
+        if self.case.renewed:
+            for cache in (TOKEN, KEYS):
+                self._home.put(cache, b"")
         deliver = partial(pipe, self._home, self._message, *self.case.recipients)
         return self._run(partial(deliver, sender=self.case.sender, limit=LIMIT_SECONDS), self.case.status)
 
@@ -96,12 +103,14 @@ class Contest:
         assert delivery.status == status, f"{self.case.name}: {delivery}"
         return usage
 
-    def _check_calls(self) -> None:
-        """One accepted call where the message is to be delivered, or those of a draft, else none."""
+    def _check_calls(self, token: bool = False) -> None:
+        """One accepted call where the message is to be delivered, or those of a draft, else none, and one for
+        a token if the provider gives it."""
         answered = [(request.role, request.status) for request in self._provider.requests()]
         calls = [call for call in answered if call != ("range", 200)]
         expected = [] if self.case.status else CALLS.get(self.case.floor, CALLS[self.case.provider])
-        assert calls == expected, f"{self.case.name}: {answered}"
+        asked = token and self.case.provider == "graph" and self.case.credential != "machine"
+        assert calls == [("token", 200)] * asked + expected, f"{self.case.name}: {answered}"
 
     def _floor_program(self, requests: Sequence[Recorded]) -> Program:
         if self.case.floor == "start":
@@ -113,8 +122,10 @@ class Contest:
         copy = self._home.put(name, (FLOORS / name).read_bytes())
         if self.case.floor == "upload":
             return Program([str(copy), self._authorities, *upload_of(self._home, requests)], self._message)
-        call = graph_call if self.case.provider == "graph" else ses_call
-        arguments, data = call(self._home, requests[-1])
+        if self.case.provider == "graph":
+            arguments, data = graph_call(self._home, requests[-1])
+        else:
+            arguments, data = ses_call(self._account, requests[-1])
         return Program([str(copy), self._authorities, *arguments], data)
 
 
@@ -128,6 +139,19 @@ def configure(case: Case, home: RelayHome) -> str:
         authorities = str(home.put("authorities.pem", together))
         home.configure(CA_BUNDLE=authorities)
     return authorities
+
+
+def sign_in(case: Case, provider: Provider, home: RelayHome) -> None:
+    """Let the relay sign in as the case says."""
+    if case.credential == "certificate":
+        made = pair()
+        provider.register(made.der)
+        use_certificate(home, made)
+    elif case.credential == "machine" and case.provider == "ses":
+        use_machine(home, AWS_EC2_METADATA_SERVICE_ENDPOINT=provider.aws)
+    elif case.credential == "machine":
+        nobody = dict.fromkeys(("API_ID", "API_SECRET"))
+        home.secrets(API_CREDENTIAL="machine", AZURE_POD_IDENTITY_AUTHORITY_HOST=provider.azure, **nobody)
 
 
 def machine_store() -> bytes:
@@ -151,10 +175,14 @@ def upload_of(home: RelayHome, requests: Sequence[Recorded]) -> list[str]:
     return [home.endpoint + draft.path, draft.headers["authorization"], draft.body.decode(), octets]
 
 
-def ses_call(home: RelayHome, request: Recorded) -> Program:
-    """What floors/ses.py is to be told, after the authorities, to send this request's message once more."""
+def account_of(home: RelayHome) -> list[str]:
+    """The endpoint, and who asks with a secret."""
     secrets = json.loads((home.path / "api-secrets.json").read_text())
-    account = [secrets[key] for key in ("API_ENDPOINT", "API_TENANT_OR_REGION", "API_ID", "API_SECRET")]
+    return [secrets[key] for key in ("API_ENDPOINT", "API_TENANT_OR_REGION", "API_ID", "API_SECRET")]
+
+
+def ses_call(account: list[str], request: Recorded) -> Program:
+    """What floors/ses.py is to be told, after the authorities, to send this request's message once more."""
     call = json.loads(request.body)
     envelope = [call["FromEmailAddress"], *call["Destination"]["ToAddresses"]]
     return Program([*account, *envelope], base64.b64decode(call["Content"]["Raw"]["Data"]))

@@ -8,9 +8,12 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from helpers.aws_metadata import AwsMetadata
+from helpers.metadata import Metadata
 from sandbox import Recorded, Sandbox
 
 # What Exchange can be told to take.
@@ -26,7 +29,10 @@ class Taken(NamedTuple):
 
 
 class Provider:
-    """A provider as a context manager; `url` is its base URL, `ca_file` its authority, `pid` its process."""
+    """A provider as a context manager; `url` is its base URL, `ca_file` its authority, `pid` its process.
+
+    `azure` and `aws` are the URLs of a machine's metadata services.
+    """
 
     def __init__(self) -> None:
         self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -35,7 +41,7 @@ class Provider:
         self._directory.chmod(0o755)
 
     def __enter__(self) -> Provider:
-        self.url, self.ca_file = self._process.submit(_start, self._directory).result()
+        self.url, self.ca_file, self.azure, self.aws = self._process.submit(_start, self._directory).result()
         self.pid = self._process.submit(os.getpid).result()
         return self
 
@@ -45,6 +51,10 @@ class Provider:
         finally:
             self._process.shutdown()
             shutil.rmtree(self._directory)
+
+    def register(self, certificate: bytes) -> None:
+        """Let the application sign in with a certificate, in DER."""
+        self._process.submit(_register, certificate).result()
 
     def requests(self) -> list[Recorded]:
         """The requests since the last question, which are forgotten then."""
@@ -69,18 +79,26 @@ class Provider:
 
 # What follows runs in the process of the sandbox.
 _running: list[Sandbox] = []
+_services = ExitStack()
 
 
-def _start(directory: Path) -> tuple[str, Path]:
+def _start(directory: Path) -> tuple[str, Path, str, str]:
     sandbox = Sandbox(directory=directory)
     sandbox.message_limit, sandbox.keeps_ranges = LARGEST_MESSAGE, False
     sandbox.start()
     _running.append(sandbox)
-    return sandbox.url, sandbox.ca_file
+    azure = _services.enter_context(Metadata(sandbox, "vm"))
+    aws = _services.enter_context(AwsMetadata(sandbox))
+    return sandbox.url, sandbox.ca_file, azure.url, aws.url
 
 
 def _stop() -> None:
+    _services.close()
     _running.pop().__exit__()
+
+
+def _register(certificate: bytes) -> None:
+    _running[0].certificates.append(certificate)
 
 
 def _requests() -> list[Recorded]:
