@@ -123,15 +123,15 @@ def test_an_event_is_told_once(
     assert webhook.events == ["opened", "recovered"]
     (notice,) = to_admin(sandbox)
     assert notice.subject == (
-        "[postfix-api-relay] Mail was waiting: the provider cannot take the message now"
+        "[postfix-api-relay] Mail goes out again; the cause was: the provider cannot take the message now"
     )
     text = notice.raw.decode()
-    for word in ("Mail goes out again.", "Since:", ", until ", "7, all of which failed", "4.3.2", "HTTP 503"):
+    for word in ("Mail goes out again.", "Since:", ", until ", "Failed attempts: 7", "4.3.2", "HTTP 503"):
         assert word in text
     assert not {"incident", "recovered"} & read(watched, WINDOW).keys()
     assert "incident:" not in by_hand(watched, "--status").stdout
     assert watched.log().count("INCIDENT: No mail goes out: ") == 1
-    assert watched.log().count("INCIDENT: Mail was waiting: ") == 1
+    assert watched.log().count("INCIDENT: Mail goes out again; the cause was: ") == 1
 
 
 @pytest.mark.parametrize("defer", [True, False])
@@ -157,8 +157,9 @@ def test_credentials_at_once(
     recovered = [notice for notice in to_admin(sandbox) if "AADSTS7000222" in notice.raw.decode()]
     assert len(recovered) == 1
     assert recovered[0].subject.startswith(
-        f"[postfix-api-relay] {'Mail was waiting' if defer else 'Mail went back'}: "
+        "[postfix-api-relay] Mail goes out again; the cause was: the provider refuses the credentials"
     )
+    assert (b"went back to its senders" in recovered[0].raw) == (not defer)
 
 
 def test_one_that_is_over_before_it_is_told_is_not_told(
@@ -226,6 +227,81 @@ def test_a_mailbox_of_which_a_mail_tells_is_no_incident(
     settle(watched)
     assert (webhook.posts, len(to_admin(sandbox))) == ([], 1)
     assert "incident" not in read(watched, WINDOW)
+
+
+def test_a_mailbox_that_is_refused_for_days_is_no_incident(
+    sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
+) -> None:
+    """A day later it takes until the provider is asked again that the next mail tells of it."""
+    sandbox.answer("sendMail", DENIED._replace(times=1))
+    assert send(deliver, NETWORK).verdict == "deferred"
+    state = read(watched, NOTICES)
+    state["credentials"]["last"][NETWORK] -= DAY_SECONDS + 60
+    watched.put(NOTICES, json.dumps(state).encode())
+    for _ in range(2):
+        assert "asked again" in send(deliver, NETWORK).text
+        pass_by_incident(watched, MINUTES * 60)
+    sandbox.answer("sendMail", DENIED._replace(times=1))
+    pass_by(watched, 4000)
+    assert send(deliver, NETWORK).verdict == "deferred"
+    settle(watched)
+    assert (webhook.events, len(to_admin(sandbox))) == ([], 2)
+
+
+def test_a_mailbox_whose_mail_goes_back_is_no_incident_where_mails_tell_of_it(
+    sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
+) -> None:
+    watched.configure(DEFER_ON_CREDENTIAL_FAILURE=False, NOTIFY_INTERVAL_MINUTES=60)
+    for number in range(3):
+        sandbox.answer("sendMail", DENIED._replace(times=1))
+        assert send(deliver, NETWORK).verdict == "bounced"
+        pass_by_incident(watched, MINUTES * 60 * number)
+    settle(watched)
+    assert (webhook.events, len(to_admin(sandbox))) == ([], 1)
+
+
+@pytest.mark.parametrize("hours", [0.5, 8])
+def test_what_failed_before_a_long_break_is_no_part_of_an_incident(
+    sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver, hours: float
+) -> None:
+    """The machine was off for the night, and its network is not up yet when Postfix tries again."""
+    sandbox.answer("sendMail", AWAY)
+    fail(watched, deliver)
+    pass_by_incident(watched, hours * 3600)
+    fail(watched, deliver)
+    assert webhook.events == ["opened"] * (hours < 1)
+    pass_by_incident(watched, MINUTES * 60)
+    fail(watched, deliver)
+    assert webhook.events == ["opened"]
+
+
+def test_a_mailbox_s_mail_that_goes_back_now_and_then(
+    sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
+) -> None:
+    """Nobody tries that again: a long break between two messages is none of the incident's."""
+    watched.configure(DEFER_ON_CREDENTIAL_FAILURE=False)
+    sandbox.answer("sendMail", DENIED)
+    assert send(deliver).verdict == "bounced"
+    pass_by_incident(watched, 8 * 3600)
+    assert send(deliver).verdict == "bounced"
+    settle(watched)
+    assert webhook.events[:1] == ["opened"]
+
+
+def test_nobody_is_told_of_an_end_long_ago(
+    sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
+) -> None:
+    open_incident(sandbox, watched, deliver)
+    again(sandbox)
+    webhook.status = 404
+    assert send(deliver).verdict == "sent"
+    settle(watched)
+    pass_by_incident(watched, DAY_SECONDS)
+    posts = len(webhook.posts)
+    assert send(deliver).verdict == "sent"
+    settle(watched)
+    assert len(webhook.posts) == posts
+    assert "recovered" not in read(watched, WINDOW)
 
 
 def test_a_mailbox_of_which_no_mail_can_tell_is_told_of_once(
@@ -457,7 +533,7 @@ def test_ntfy(sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: D
     """The body is the message, Title, Priority and Tags are header fields (docs: docs.ntfy.sh/publish)."""
     opened, recovered = posted(sandbox, watched, webhook, deliver, "ntfy")
     assert opened.headers["title"].startswith("No mail goes out: the provider cannot take the message now (")
-    assert recovered.headers["title"].startswith("Mail was waiting: ")
+    assert recovered.headers["title"].startswith("Mail goes out again; the cause was: ")
     assert (opened.headers["priority"], recovered.headers["priority"]) == ("urgent", "default")
     assert (opened.headers["tags"], recovered.headers["tags"]) == ("rotating_light", "white_check_mark")
     for post in (opened, recovered):
@@ -509,7 +585,10 @@ def test_the_system_s_log(sandbox: Sandbox, watched: RelayHome) -> None:
     # postqueue has written that there is no Postfix here.
     opened, recovered = [record for record in records if "postqueue[" not in record]
     assert re.match(r"<18>.* postfix-api-relay: No mail goes out: the provider refuses the cred", opened)
-    assert re.match(r"<21>.* postfix-api-relay: Mail was waiting: the provider refuses the cred", recovered)
+    assert re.match(
+        r"<21>.* postfix-api-relay: Mail goes out again; the cause was: the provider refuses the cred",
+        recovered,
+    )
     for text in (opened, recovered):
         assert "AADSTS7000222" in text
         assert "Since: " in text
@@ -545,6 +624,20 @@ def test_a_damaged_state_counts_as_none(
         assert send(deliver).status == status
     settle(watched)
     assert (webhook.posts, to_admin(sandbox)) == ([], [])
+
+
+def test_a_clock_that_is_set_back_opens_no_other(
+    sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
+) -> None:
+    open_incident(sandbox, watched, deliver)
+    pass_by_incident(watched, -2 * 3600)
+    fail(watched, deliver, 2)
+    assert webhook.events == ["opened"]
+    again(sandbox)
+    assert send(deliver).verdict == "sent"
+    settle(watched)
+    assert webhook.events == ["opened", "recovered"]
+    assert webhook.posts[-1].json["incident"]["since"] <= time.time()
 
 
 def test_it_lasts_over_a_reboot(

@@ -21,7 +21,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import pipe, waits
 from helpers.script import change_constants
-from helpers.state import KEYS, pass_by, put_calls, read
+from helpers.state import KEYS, pass_by, pass_by_incident, put_calls, read
 from helpers.tunnel import Tunnel
 from helpers.waiting import processes, wait_until
 from sandbox import Answer, Sandbox, SessionKeys, ses_error, ses_query_error
@@ -178,6 +178,17 @@ def test_without_keys_the_next_message_does_not_ask_again_at_once(
     metadata.role = "relay-role"
     pass_by(instance, 61)
     assert pipe(instance, mail(), RECIPIENT).verdict == "sent"
+
+
+def test_keys_that_are_away_for_a_moment_are_no_incident(metadata: AwsMetadata, instance: RelayHome) -> None:
+    """As when the machine boots: unlike keys that the provider refuses, they may come by themselves."""
+    metadata.role = ""
+    pipe(instance, mail(), RECIPIENT)
+    assert "INCIDENT: " not in instance.log()
+    pass_by(instance, 61)
+    pass_by_incident(instance, 600)
+    pipe(instance, mail(), RECIPIENT)
+    assert "INCIDENT: No mail goes out: this machine has no credentials" in instance.log()
 
 
 def test_a_quota_that_cannot_be_asked_for_costs_no_second_search(

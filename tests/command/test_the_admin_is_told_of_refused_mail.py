@@ -102,7 +102,7 @@ def test_as_soon_as_the_credentials_work_again(
     shipped.secrets(API_EXPIRATION_DATE="2099-01-01")
     assert send(deliver, ALERTS).verdict == "sent"
     (notice,) = told(sandbox)
-    assert notice.subject.startswith("[postfix-api-relay] Mail was waiting: ")
+    assert notice.subject.startswith("[postfix-api-relay] Mail goes out again; the cause was: ")
     assert "AADSTS7000222" in notice.raw.decode()
     assert "the credentials" in notice.raw.decode()
 

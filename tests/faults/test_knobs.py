@@ -72,7 +72,7 @@ def expect_deferred(
         assert to_admin(sandbox) == []
         home.configure(**DEFER, NOTIFY_INTERVAL_MINUTES=1)
         assert send(deliver).verdict == "sent"
-        waiting = "Mail was waiting"
+        waiting = "Mail goes out again"
     (notice,) = to_admin(sandbox)
     assert notice.subject.startswith(f"[postfix-api-relay] {waiting}")
     assert ("the credentials" if code == CREDENTIALS[0] else "network@domain.com") in notice.raw.decode()

@@ -41,7 +41,7 @@ def test_through_postfix(sandbox: Sandbox, home: RelayHome, postfix: PrivatePost
     subjects = [message.subject for message in sandbox.accepted]
     assert sorted(subjects)[:3] == ["0", "1", "2"]
     [notice] = subjects[1:2]
-    assert notice.startswith("[postfix-api-relay] Mail was waiting: the provider cannot take the message now")
+    assert notice.startswith("[postfix-api-relay] Mail goes out again; the cause was: the provider")
     assert len(subjects) == 4
 
 
