@@ -126,7 +126,15 @@ def test_an_event_is_told_once(
         "[postfix-api-relay] Mail goes out again; the cause was: the provider cannot take the message now"
     )
     text = notice.raw.decode()
-    for word in ("Mail goes out again.", "Since:", ", until ", "Failed attempts: 7", "4.3.2", "HTTP 503"):
+    for word in (
+        "Mail goes out again.",
+        "Since:",
+        ", until ",
+        "Failed attempts: 7",
+        "The cure was: see",
+        "4.3.2",
+        "HTTP 503",
+    ):
         assert word in text
     assert not {"incident", "recovered"} & read(watched, WINDOW).keys()
     assert "incident:" not in by_hand(watched, "--status").stdout
