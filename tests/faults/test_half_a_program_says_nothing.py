@@ -6,15 +6,19 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.by_hand import by_hand
 from helpers.home import SCRIPT, RelayHome
 from helpers.mail import mail
 from sandbox import Sandbox
 
 WHOLE = SCRIPT.read_bytes()
 FIRST_LINE = WHOLE.index(b"\n") + 1
+# The second tab: a delivery needs nothing of what follows it.
+DELIVERY = WHOLE.index(b"\t", WHOLE.index(b"\t") + 1)
 # Where Python sees no mistake in what is left, and the sizes in which copies are written.
 BETWEEN_STATEMENTS = [match.start() + 1 for match in re.finditer(rb"\n(?=def |class |# ---)", WHOLE)]
-SIZES = [FIRST_LINE, FIRST_LINE + 100, 4096, 8192, 16384, 65536, 131072, *BETWEEN_STATEMENTS[::20]]
+NEEDED = [size for size in BETWEEN_STATEMENTS if size <= DELIVERY]
+SIZES = [FIRST_LINE, FIRST_LINE + 100, 4096, 8192, 16384, 65536, 131072, *NEEDED[::20], DELIVERY]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -23,3 +27,12 @@ def test_half_a_program_defers(home: RelayHome, sandbox: Sandbox, deliver: Deliv
     delivery = deliver(mail(), "to@external.com")
     assert (delivery.verdict, delivery.status) == ("deferred", 75), delivery
     assert sandbox.accepted == []
+
+
+@pytest.mark.parametrize("size", [DELIVERY + 1, len(WHOLE) - 100])
+def test_half_of_the_commands_is_no_matter_of_a_delivery(
+    home: RelayHome, sandbox: Sandbox, deliver: Deliver, size: int
+) -> None:
+    home.put(SCRIPT.name, WHOLE[:size], 0o755)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+    assert by_hand(home, "--status").returncode == 75

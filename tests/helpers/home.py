@@ -18,6 +18,15 @@ CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
 OF_ROOT = (SCRIPT.name, CONFIG)
 
 
+# As postfix/install.sh does it.
+COMPILE = """
+import sys
+part = {"__name__": "part"}
+exec(open(sys.argv[1], "rb").read().split(b"\\t")[0], part)
+part["loader_of"](sys.argv[1]).get_code("postfix_api_relay")
+"""
+
+
 class RelayFiles:
     """The files of an installed relay, for an admin to edit; needs root.
 
@@ -94,7 +103,7 @@ class RelayFiles:
 
     def compile(self) -> None:
         """Leave the bytecode as the installation does: made by root, to be read by all."""
-        command = ["/usr/bin/python3", "-I", "-m", "py_compile", str(self.script)]
+        command = ["/usr/bin/python3", "-I", "-c", COMPILE, str(self.script)]
         subprocess.run(command, check=True, timeout=60, umask=0o022)
 
 

@@ -1,0 +1,60 @@
+"""What an administrator starts by hand is not loaded for a delivery, which needs nothing of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from helpers.home import SCRIPT
+
+SOURCE = SCRIPT.read_text(encoding="utf-8")
+TREE = ast.parse(SOURCE)
+MARKS = [number for number, line in enumerate(SOURCE.splitlines(), 1) if "\t" in line]
+# What --check alone does with a provider.
+TRIALS = ("trial", "trial_of_certificate")
+
+
+def names_of(statement: ast.stmt) -> Iterator[str]:
+    """What a statement defines."""
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        yield statement.name
+    elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        yield from (node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+
+
+def functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
+    """The functions and methods in it, not those in functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield child
+        else:
+            yield from functions(child)
+
+
+def used(function: ast.FunctionDef) -> set[str]:
+    """The global names that a function reads."""
+    nodes = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    own = {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
+    own |= {argument.arg for argument in ast.walk(function) if isinstance(argument, ast.arg)}
+    return {node.id for node in nodes} - own
+
+
+def test_two_tabs_part_the_program() -> None:
+    assert len(MARKS) == 2
+    assert SOURCE.count("\t") == 2
+
+
+def test_a_delivery_uses_what_stands_before_the_second_tab() -> None:
+    mark = MARKS[1]
+    behind = {name for one in TREE.body if one.lineno > mark for name in names_of(one)}
+    before = {name for one in TREE.body if one.lineno < mark for name in names_of(one)}
+    assert {"status_of", "check", "explain", "report_of"} <= behind
+    assert behind & before == set()
+    loading = set()
+    for function in functions(TREE):
+        if function.lineno < mark and (found := used(function) & behind):
+            assert "load_commands" in used(function) or function.name in TRIALS, (function.name, found)
+            loading.add(function.name)
+    # A rule that looks at nothing would hold, too.
+    assert {"main", "bounces_softly"} <= loading
