@@ -195,7 +195,7 @@ def test_odd_messages(sandbox: Sandbox, free: RelayHome, provider: str, nightly:
 
 
 @pytest.mark.parametrize("provider", ["graph", "ses"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=shapes)
 def test_shapes_of_mail(sandbox: Sandbox, free: RelayHome, provider: str, shape: Shape) -> None:
     use(provider, free)
