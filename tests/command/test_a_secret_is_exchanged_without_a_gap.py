@@ -56,7 +56,7 @@ def provider(request: pytest.FixtureRequest, home: RelayHome) -> Iterator[str]:
 def notices(sandbox: Sandbox) -> list[Accepted]:
     """The notices to the admin of a switch; that mail goes out again is another matter."""
     found = [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
-    return [message for message in found if "] Mail w" not in message.subject]
+    return [message for message in found if "] Mail " not in message.subject]
 
 
 def used(request: Recorded) -> str:
