@@ -15,7 +15,16 @@ from typing import Callable
 
 import pytest
 from conftest import Deliver
-from helpers.aws_metadata import AS_THE_MACHINE, HTML, AwsMetadata, Fault, Step, as_json, use_machine
+from helpers.aws_metadata import (
+    AS_THE_MACHINE,
+    HTML,
+    AwsMetadata,
+    Fault,
+    Step,
+    as_json,
+    use_machine,
+    use_web_identity,
+)
 from helpers.chain import Chain
 from helpers.home import RelayHome
 from helpers.mail import mail
@@ -498,13 +507,7 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
         assert metadata.steps == ASKED
         assert len(proxy.targets) == 1
-        token = home.put("token", b"an OpenID Connect token")
-        use_machine(
-            home,
-            AWS_ROLE_ARN="arn:aws:iam::123456789012:role/relay",
-            AWS_WEB_IDENTITY_TOKEN_FILE=str(token),
-            AWS_ENDPOINT_URL_STS=sandbox.url,
-        )
+        use_web_identity(home, sandbox.url)
         home.configure(RATE_LIMIT_PER_MINUTE=28, HTTPS_PROXY=proxy.url)
         # CA_BUNDLE is what lets this be trusted.
         sandbox.answer("quota", Answer(200, {"Content-Type": "text/xml"}, answer.encode()))
@@ -517,13 +520,7 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
 @pytest.mark.parametrize("answer", [Answer(action="hang"), Answer(503), Answer(200, {}, HTML)])
 def test_sts_is_asked_once(sandbox: Sandbox, home: RelayHome, answer: Answer) -> None:
     change_constants(home, STS_SECONDS=2)
-    token = home.put("token", b"an OpenID Connect token")
-    use_machine(
-        home,
-        AWS_ROLE_ARN="arn:aws:iam::123456789012:role/relay",
-        AWS_WEB_IDENTITY_TOKEN_FILE=str(token),
-        AWS_ENDPOINT_URL_STS=sandbox.url,
-    )
+    use_web_identity(home, sandbox.url)
     sandbox.answer("quota", answer._replace(times=None))
     expect_none(pipe(home, mail(), RECIPIENT))
     assert len(sandbox.requests) == 1

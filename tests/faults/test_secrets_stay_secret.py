@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Deliver
 from helpers.assertions import Federation
-from helpers.aws_metadata import AwsMetadata, Fault, use_machine
+from helpers.aws_metadata import AwsMetadata, Fault, use_web_identity
 from helpers.by_hand import by_hand
 from helpers.certificates import pair, rsa_key, use_certificate
 from helpers.echo import Echo, spellings
@@ -151,12 +151,7 @@ def test_a_container_s_token_stays_secret(sandbox: Sandbox, home: RelayHome, pla
 
 def test_a_web_identity_s_token_stays_secret(sandbox: Sandbox, home: RelayHome) -> None:
     token = "Hd6fJk3lPo8iUy1t.Mn4bVc7xZa2s.Gq5wEr9tYu6i"
-    use_machine(
-        home,
-        AWS_ROLE_ARN="arn:aws:iam::123456789012:role/relay",
-        AWS_WEB_IDENTITY_TOKEN_FILE=str(home.put("web-token", token.encode())),
-        AWS_ENDPOINT_URL_STS=sandbox.url,
-    )
+    use_web_identity(home, sandbox.url, token.encode())
     sandbox.answer("quota", ses_query_error(400, "InvalidIdentityToken", f"Not good: {token}"))
     delivery = pipe(home, mail(), "to@external.com")
     assert "InvalidIdentityToken" in delivery.text and "[secret]" in delivery.text

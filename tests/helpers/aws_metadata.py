@@ -135,6 +135,16 @@ def use_machine(home: RelayHome, **changes: object) -> None:
     home.configure(RATE_LIMIT_PER_MINUTE=28)
 
 
+def use_web_identity(home: RelayHome, endpoint: str, token: bytes = b"an OpenID Connect token") -> None:
+    """Set the home up to take on a role with this token, by STS at the endpoint."""
+    use_machine(
+        home,
+        AWS_ROLE_ARN="arn:aws:iam::123456789012:role/relay",
+        AWS_WEB_IDENTITY_TOKEN_FILE=str(home.put("web-token", token)),
+        AWS_ENDPOINT_URL_STS=endpoint,
+    )
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     metadata: AwsMetadata
