@@ -57,4 +57,4 @@ def test_a_delivery_uses_what_stands_before_the_second_tab() -> None:
             assert "load_commands" in used(function) or function.name in TRIALS, (function.name, found)
             loading.add(function.name)
     # A rule that looks at nothing would hold, too.
-    assert {"main", "bounces_softly"} <= loading
+    assert {"main", "waiting_now"} <= loading
