@@ -350,7 +350,7 @@ FILE_FAULTS = {
         f"API_TENANT_OR_REGION in HOME/{SECRETS} has a blank, or a character that cannot be seen, at its"
         " start or end",
         EDIT_SECRETS,
-        "FAIL  5.7.8 Failed to obtain Graph token: …; API_TENANT_OR_REGION is no tenant's id;"
+        "FAIL  5.7.8 Failed to obtain Graph token: …; API_TENANT_OR_REGION is not a tenant's id;"
         " check api-secrets.json",
     ),
     "secret with a character that cannot be seen": fault(

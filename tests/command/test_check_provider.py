@@ -65,7 +65,7 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: chain.secrets(API_TENANT_OR_REGION="elsewhere"),
         "5.7.8 Failed to obtain Graph token: HTTP 400 invalid_request: AADSTS90002: Tenant not found. …",
-        "API_TENANT_OR_REGION is no tenant's id; check api-secrets.json",
+        "API_TENANT_OR_REGION is not a tenant's id; check api-secrets.json",
     ),
     "provider that is away": fault(
         "FAIL",
@@ -100,7 +100,7 @@ PROVIDER_FAULTS = {
         lambda chain: chain.use_ses(API_ID="another"),
         "5.7.8 SES get_send_quota failed: HTTP 403 InvalidClientTokenId: The security token included in the"
         " request is invalid.",
-        "API_ID is no access key id, or that key is inactive; check api-secrets.json",
+        "API_ID is not an access key id, or that key is inactive; check api-secrets.json",
     ),
     "SES's other secret": fault(
         "FAIL",
@@ -120,7 +120,7 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: chain.use_ses(API_TENANT_OR_REGION="EU West"),
         "4.3.5 API_TENANT_OR_REGION 'EU West' is no AWS region",
-        "missing or invalid configuration or secrets",
+        "the configuration or the secrets are missing or invalid",
     ),
     "key that may not read SES's quota": fault(
         "warn",

@@ -122,7 +122,7 @@ CERTIFICATE_FAULTS = {
         "FAIL",
         open_to_others,
         "4.3.5 Certificate file HOME/relay.pem: permissions are 0o640, expected 0o600",
-        "missing or invalid configuration or secrets",
+        "the configuration or the secrets are missing or invalid",
     ),
     "without a path": fault(
         "FAIL",

@@ -96,7 +96,9 @@ def test_an_address_that_is_none(sandbox: Sandbox, sound: RelayHome, address: st
 def test_a_configuration_that_is_missing(sound: RelayHome) -> None:
     file = sound.path / "relay-config.json"
     file.unlink()
-    expected = f"FAIL  4.3.5 Config file not found: {file}; missing or invalid configuration or secrets"
+    expected = (
+        f"FAIL  4.3.5 Config file not found: {file}; the configuration or the secrets are missing or invalid"
+    )
     assert send_test(sound) == (1, [expected])
 
 

@@ -636,7 +636,7 @@ def test_refused_credentials_are_critical_at_once(
     for part in (
         "4.7.0" if defer else "5.7.8",
         "AADSTS7000222",
-        "API_SECRET has expired: make a new client secret, and put its Value there",
+        "API_SECRET has expired: create a new client secret, and put its Value there",
     ):
         assert part in summary
     assert "\nrefused:     the credentials " in shown.text

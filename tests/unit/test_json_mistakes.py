@@ -14,9 +14,9 @@ relay = load_script()
 COMMENT = "JSON has no comments: use a key that begins with _comment"
 QUOTES = 'typographic quotes: write "'
 COMMA = "a comma is missing here"
-TRAILING = "a comma too many: none stands in front of a closing bracket"
+TRAILING = "a comma too many: remove the one before the closing bracket"
 EARLY = "the file ends too early: is a closing bracket missing?"
-VALUE = "here a value must stand, text in double quotes"
+VALUE = "a value is missing here: write text in double quotes"
 ENCODING = "it is not in UTF-8: save it as UTF-8"
 # A text with "@@" at the place that is told, and what is said of it.
 MISTAKES = {
@@ -36,12 +36,12 @@ MISTAKES = {
     "no end after a comma": ('{"A": 1@@,\n', EARLY),
     "no closing quote": ('{"A": "b,@@\n "B": 1}', "the closing quote is missing"),
     "no closing quote at all": ('{"A": @@"b}', "the closing quote is missing"),
-    "Python's words": ('{"A": @@True}', "true, false and null are written in small letters"),
+    "Python's words": ('{"A": @@True}', "write true, false and null in lower case"),
     "no quotes": ('{"A": @@me@x.org}', VALUE),
     "no value": ('{"A": @@}', VALUE),
-    "no quotes around a key": ("{@@A: 1}", "here a key in double quotes must stand"),
-    "more than an object": ('{"A": 1}\n@@}', "nothing may stand behind the last closing bracket"),
-    "backslash": ('{"A": "C:@@\\x"}', "a backslash is written twice"),
+    "no quotes around a key": ("{@@A: 1}", "a key in double quotes is missing here"),
+    "more than an object": ('{"A": 1}\n@@}', "nothing may follow the last closing bracket"),
+    "backslash": ('{"A": "C:@@\\x"}', "write a backslash twice"),
 }
 
 
@@ -132,5 +132,5 @@ def test_a_key_that_stands_twice_is_logged_and_its_last_value_taken(tmp_path: An
     assert loaded.DEFAULT_FROM_ADDRESS == "c@x.org"
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert line.endswith(
-        "] CONFIG: key 'DEFAULT_FROM_ADDRESS' stands twice in relay-config.json: the last one counts"
+        "] CONFIG: key 'DEFAULT_FROM_ADDRESS' appears twice in relay-config.json: the last one counts"
     )
