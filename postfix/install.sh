@@ -1,11 +1,11 @@
 #!/usr/bin/env -S bash
 # Makes a Debian, Ubuntu, Fedora or RHEL machine the relay, or brings an installed relay up to date: see --help.
-# Asks nothing. Every step looks at what is there and changes only what differs, so that it can be repeated at
+# It asks nothing. Every step looks at what is there and changes only what differs, so you can run it again at
 # any time, also after a run that stopped in the middle.
 #
-# The next three lines hold for any shell, and with the line ends of Windows, which the "#" behind them takes in:
-# "sh postfix/install.sh" goes on in bash, and files that came by way of Windows are refused.
-CRLF="the line ends of Windows (CRLF): unpack the release on this machine, or run: find . -path ./.git -prune -o -type f -exec sed -i 's/\r\$//' {} +" #
+# The next three lines work in any shell, and with Windows line endings, which the "#" at their end hides:
+# "sh postfix/install.sh" continues in bash, and files with Windows line endings are refused.
+CRLF="Windows line endings (CRLF): unpack the release on this machine, or run: find . -path ./.git -prune -o -type f -exec sed -i 's/\r\$//' {} +" #
 ! grep -q "$(printf '\r')" "$0" "$(dirname "$0")"/*.sh || { printf '%s\n' "${0##*/}: $(dirname "$0") has files with $CRLF" >&2; exit 1; } #
 [ -n "${BASH_VERSION-}" ] && [ "${BASH##*/}" != sh ] || exec bash "$0" "$@" #
 set -euo pipefail
@@ -22,27 +22,27 @@ MODULE=postfix-relay
 # What the shipped files say.
 SHIPPED_HOME=/opt/postfix-relay
 SHIPPED_ACCOUNT=postfix-relay
-# The cleanup(8) of mail that is handed in on this host, and the parameter of main.cf that it takes.
+# The cleanup(8) service for mail that is submitted on this host, and the parameter of main.cf that it uses.
 LOCAL_CLEANUP=cleanup-local
 LOCAL_TO=local_undisclosed_recipients_header
-# The transport of urgent mail, and where tables lead that: the one next hop keeps a message's recipients together.
+# The transport for urgent mail, and what tables send it to: one next hop keeps a message's recipients together.
 URGENT_TRANSPORT=apirelay-urgent
 URGENT_WAY=$URGENT_TRANSPORT:api-relay
-# What needs no quoting in a table of Postfix's.
+# An address that needs no quoting in a Postfix table.
 ADDRESS="[A-Za-z0-9.!#%&'*+/?^_\`|~-]+@[A-Za-z0-9.-]+"
-# One whose mail is urgent: an address (a line that begins with "#" is none), a domain, or a network.
+# Whose mail is urgent: an address (a line that begins with "#" is a comment), a domain, or a network.
 URGENT_ONE="([A-Za-z0-9]$ADDRESS|[A-Za-z0-9]?@[A-Za-z0-9.-]+|[][0-9A-Fa-f:./]+)"
 
 POSTFIX_CONFIG=/etc/postfix
 LOGROTATE_CONFIG=/etc/logrotate.d
 RELAY_HOME='' ACCOUNT='' NETWORKS='' PROVIDER='' MAXPROC='' OPEN='' DRY_RUN='' UNINSTALL=''
 REPLACE_MTA='' ROOT_TO='' SEND_TEST='' URGENT='' BY_HEADER=''
-# Whether something is left to be done that this script cannot do.
+# Whether the administrator has something left to do.
 LEFT=''
 
 CHANGES=0
 FILES_SAVED=''
-# What Postfix needs to take notice of the changes: "", reload or restart.
+# What makes Postfix use the changes: "", reload or restart.
 WANTED_OF_POSTFIX=''
 
 usage() {
@@ -50,17 +50,17 @@ usage() {
 usage: sudo postfix/install.sh [OPTION...]
 
 Makes this machine the relay: packages, account, files, log rotation, SELinux and Postfix. Run it again to
-upgrade: it changes only what differs, and what you have set differently since is kept.
+upgrade: it changes only what differs, and keeps what you have changed since.
 
   --networks CIDR[,CIDR...]  who may send without a password, besides this host (default: who may now)
   --provider graph|ses       API_PROVIDER of a new $SECRETS (default: what the example says)
-  --maxproc N                messages that are delivered at a time (default: as it is; at first 1, with SES 4)
+  --maxproc N                how many messages to deliver at the same time (default: as it is; at first 1, with SES 4)
   --root-to ADDRESS          where mail to root and to this machine's other accounts goes (default: as it is, or
                              ADMIN_NOTIFICATION_EMAIL once that is configured)
   --urgent SENDER-OR-CIDR[,...]
                              whose mail goes ahead of all that waits for the rate limit: addresses, @domains and
-                             networks (default: as it is; none: nobody's, by header neither)
-  --urgent-by-header         so does mail that says so itself: Importance: high, X-Priority: 1, Priority: urgent
+                             networks (default: as it is; none: nobody's, not even by header)
+  --urgent-by-header         the same for mail with the header Importance: high, X-Priority: 1 or Priority: urgent
   --send-test ADDRESS        at the end, send one message through Postfix and follow it to the provider's answer
   --dry-run                  print every change and make none
   --uninstall                put the saved main.cf and master.cf back; keep configuration, secrets and log
@@ -68,7 +68,7 @@ upgrade: it changes only what differs, and what you have set differently since i
   --user NAME                the relay's account (default: as it is, $SHIPPED_ACCOUNT at first)
   --postfix-config DIR       Postfix's configuration (default: /etc/postfix)
   --logrotate-config DIR     logrotate's configuration (default: /etc/logrotate.d)
-  --replace-mta              let Postfix take the place of another mail server, which apt then removes
+  --replace-mta              let Postfix replace another mail server, which apt then removes
   --i-know-this-is-an-open-relay
                              allow networks that are not private
   --help, -h                 print this
@@ -81,7 +81,7 @@ main() {
     SCRATCH=$(mktemp -d) || fail "let root write in ${TMPDIR:-/tmp}, then run this again"
     trap 'rm -rf "$SCRATCH"' EXIT
     mkdir "$SCRATCH/installed"
-    # What runs as the account could look around where this was started.
+    # What runs as the account must not see the directory where this was started.
     cd /
     take_defaults
     require_guarded_home
@@ -135,12 +135,12 @@ uninstall() {
     [ ! -e "$(saved)" ] || run_postfix
     remove_urgent_tables
     if is_used_without_us; then
-        echo "kept: $RELAY_HOME/$SCRIPT, which master.cf named before this script came"
+        echo "kept: $RELAY_HOME/$SCRIPT, which master.cf named before the installation"
     else
-        # First: from then on nobody can put anything into the place of the program.
+        # First: from then on nobody can replace the program.
         close_home
         remove_selinux
-        remove_logrotate
+        remove_file logrotate "$(logrotate_file)"
         remove_script
     fi
     forget
@@ -174,7 +174,7 @@ parse_options() {
     done
 }
 
-# take_option NAME VALUE: a value that is not acceptable ends the run.
+# take_option NAME VALUE: an invalid value ends the run.
 take_option() {
     case $1 in
         --networks) NETWORKS=$2 ;;
@@ -193,7 +193,7 @@ take_option() {
     esac
 }
 
-# take_defaults: the home and the account of the relay that is installed, or else those of the shipped files.
+# take_defaults: the home and the account of the installed relay, or else those of the shipped files.
 take_defaults() {
     local entry
     entry=$(postconf_now -M apirelay/unix)
@@ -219,9 +219,9 @@ must_be_path() {
 
 # ---------------------------------------------------------------- how changes are made
 
-# change WHAT CURE COMMAND...: the one way in which this script changes anything; WHAT is an imperative.
+# change WHAT FIX COMMAND...: the only way in which this script changes anything; WHAT and FIX are imperatives.
 change() {
-    local what=$1 cure=$2
+    local what=$1 fix=$2
     shift 2
     CHANGES=$((CHANGES + 1))
     if [ -n "$DRY_RUN" ]; then
@@ -229,40 +229,41 @@ change() {
         return
     fi
     echo "$what"
-    quietly "$@" || fail "could not ${what%%$'\n'*} ($(reason)): $cure, then run this again"
+    quietly "$@" || fail "could not ${what%%$'\n'*} ($(reason)): $fix, then run this again"
 }
 
-# quietly COMMAND...: what it prints is kept for reason.
+# quietly COMMAND...: keeps what it prints for reason.
 quietly() {
     "$@" >"$SCRATCH/output" 2>&1
 }
 
-# with_dots COMMAND...: a dot on descriptor 3 every five seconds shows that it still works.
+# with_dots COMMAND...: a dot on descriptor 3 every five seconds shows that it is still at work.
 with_dots() {
     local dots status=0 began=$SECONDS
     while sleep 5 >/dev/null 2>&1 3>&- && kill -0 $$ 2>/dev/null; do printf . >&3; done 2>/dev/null &
     dots=$!
-    # What it starts may stay, and must not keep the descriptor.
+    # What the command leaves running must not keep the descriptor.
     "$@" 3>&- || status=$?
     kill "$dots" 2>/dev/null || true
     [ $((SECONDS - began)) -lt 5 ] || echo >&3
     return "$status"
 }
 
-# reason: the last line of what the last quiet command printed; the account may have put more in than is for a
-# terminal.
+# reason: the last line that the last quiet command printed, without control characters, which the account may
+# have put there.
 reason() {
     tail -n 1 "$SCRATCH/output" | LC_ALL=C.UTF-8 sed 's/[[:cntrl:]]/?/g'
 }
 
-# as ACCOUNT COMMAND...: with nothing of root's terminal, into which the account could type, or read from it: it has a
-# session of its own, and what the command prints the caller takes.
+# as ACCOUNT COMMAND...: in a session of its own, away from root's terminal, which the account could read or type
+# into. The caller takes what the command prints.
 as() {
     fed /dev/null "$@"
 }
 
-# fed FILE ACCOUNT COMMAND...: the same, with that file on its standard input. The account can stop what runs as itself,
-# keep its output open, and read its environment: so it has an end, a file of its own to print to, and none of root's.
+# fed FILE ACCOUNT COMMAND...: the same, with that file on its standard input. The account can stop what runs as
+# itself, keep its output open, and read its environment: so it has a time limit, prints to a file of its own, and
+# gets none of root's environment.
 fed() {
     local status=0
     rm -f "$SCRATCH/said"
@@ -271,14 +272,14 @@ fed() {
     return "$status"
 }
 
-# place MODE ACCOUNT FILE TARGET: the file appears whole, under a fresh name that is renamed, and is closed until
-# its mode is right. So a descriptor that was opened before, or a link that the account has put there, leads to
-# nothing of it. Its owner makes it.
+# place MODE ACCOUNT FILE TARGET: its owner writes the file under a new name, which is renamed when it is complete,
+# and which nobody else can read until its mode is right. So a descriptor that was opened before, or a link that the
+# account has put there, does not lead to it.
 place() {
     local labels='' new
     ! has_selinux || labels=yes
-    # logrotate reads every file of its directory, but for names that end with "~". With the label of the old
-    # one the script stays a program for Postfix, also in the moment before restorecon.
+    # logrotate reads every file in its directory, except names that end with "~". With the label of the old file
+    # Postfix can run the script also in the moment before restorecon.
     # shellcheck disable=SC2016
     fed "$3" "$2" bash -c '
         umask 077
@@ -288,33 +289,33 @@ place() {
             echo "$new" && exit
         rm -f "$new"
         exit 1' bash "$1" "$4" "$labels" >"$SCRATCH/new" || return
-    # Whatever the account may have made of that, it is a name beside the target.
+    # Whatever the account has made of that, it must be a name beside the target.
     new=$(head -n 1 "$SCRATCH/new")
     [[ $new =~ ^"$4"\.[A-Za-z0-9]{6}~$ ]] || return
-    # By root: in a sticky directory the account replaces nothing but what is its own.
+    # By root: in a sticky directory the account can replace only its own files.
     mv -fT "$new" "$4" || { rm -f "$new" && return 1; }
 }
 
-# is_placed MODE ACCOUNT FILE TARGET: whether place would change nothing. What is not root's is not read.
+# is_placed MODE ACCOUNT FILE TARGET: whether place would change nothing. A file that is not root's is not read.
 is_placed() {
     has_mode "$1" "$2" "$4" && cmp -s "$3" "$4"
 }
 
-# has_mode MODE ACCOUNT FILE: whether that is a regular file, with no other name, and has these.
+# has_mode MODE ACCOUNT FILE: whether it is a regular file, without a hard link, of this mode and account.
 has_mode() {
     [[ "$(stat -c '%F %h %a %U:%G' "$3" 2>/dev/null)" = "regular "*" 1 $1 $2:$(group "$2")" ]]
 }
 
-# copy FILE TARGET: with its owner, mode and times; never a part of it.
+# copy FILE TARGET: with its owner, mode and times, and never only a part of it.
 copy() {
     mkdir -p "${2%/*}" && cp -p "$1" "$2.new" && mv -T "$2.new" "$2"
 }
 
-space_cure() {
-    echo "see whether there is room in $1 and root may write there"
+space_fix() {
+    echo "check that $1 has room and that root can write there"
 }
 
-# group ACCOUNT: as it will be where the account does not exist yet.
+# group ACCOUNT: its primary group, also if it still has to be created.
 group() {
     id -gn "$1" 2>/dev/null || echo "$1"
 }
@@ -326,33 +327,32 @@ adapted() {
         -e "s|$SHIPPED_ACCOUNT $SHIPPED_ACCOUNT\$|$ACCOUNT $(group "$ACCOUNT")|" "$PROJECT/$1"
 }
 
-# ---------------------------------------------------------------- what there has to be
+# ---------------------------------------------------------------- requirements
 
 require_project() {
     local file
     for file in "$SCRIPT" {relay-config,api-secrets}.json.example postfix/{main,master}.cf \
         "logrotate/$SCRIPT" selinux/{build.sh,"$MODULE.te","$MODULE.fc"}; do
         [ -f "$PROJECT/$file" ] || fail "$PROJECT/$file is missing: unpack the whole release and run it there"
-        ! grep -q $'\r' "$PROJECT/$file" ||
-            fail "$PROJECT/$file has $CRLF"
+        ! grep -q $'\r' "$PROJECT/$file" || fail "$PROJECT/$file has $CRLF"
     done
 }
 
-# Root comes back to the home by its path: nobody else may be able to put another directory into it.
+# Root uses the home by its path: nobody else may be able to put another directory there.
 require_guarded_home() {
     local path=$RELAY_HOME parent
     while [ -n "$path" ]; do
         parent=${path%/*}
         [ ! -L "$path" ] ||
-            fail "$path is a link, which may lead elsewhere tomorrow: name the directory itself with --home"
+            fail "$path is a link, which may lead elsewhere later: name the directory itself with --home"
         [ ! -e "${parent:-/}" ] || [ -L "$parent" ] || is_guarded "${parent:-/}" "$path" ||
-            fail "others than root could put something else in the place of $path: let root alone write in ${parent:-/}, or choose another directory with --home"
+            fail "others than root could replace $path: let only root write in ${parent:-/}, or choose another directory with --home"
         path=$parent
     done
 }
 
-# is_guarded DIR ENTRY: whether root alone can replace an entry of a directory. Where that is sticky, it is so for
-# what is root's.
+# is_guarded DIR ENTRY: whether only root can replace an entry of a directory. In a sticky directory that holds for
+# root's own entries.
 is_guarded() {
     local owner mode
     read -r owner mode < <(stat -c '%u %a' "$1")
@@ -362,7 +362,7 @@ is_guarded() {
     }
 }
 
-# Before anything is changed, where that can be told before the packages are there.
+# Before anything is changed, unless Python is still missing.
 refuse_open_networks() {
     [ ! -x "$PYTHON" ] || { allowed_networks && urgent_clients; } >/dev/null
 }
@@ -391,17 +391,17 @@ put_packages() {
         with_dots add_packages "${wanted[@]}" 3>&1
 }
 
-# dnf removes none: Fedora's mail servers stand beside each other.
+# dnf removes none: Fedora's mail servers can be installed side by side.
 require_no_other_mta() {
     local others
     others=$(other_mta)
     [ -n "$others" ] || return 0
     [ -n "$REPLACE_MTA" ] ||
-        fail "$others is this machine's mail server, and apt would remove it for Postfix: take another machine, or add --replace-mta"
+        fail "$others is this machine's mail server, and apt would remove it for Postfix: use another machine, or add --replace-mta"
     echo "note: apt removes $others, and leaves its configuration in /etc"
 }
 
-# other_mta: the installed packages that Debian has in the place of Postfix, with blanks between them.
+# other_mta: the installed packages that Debian has instead of Postfix, separated by blanks.
 other_mta() {
     is_there dpkg-query || return 0
     # shellcheck disable=SC2016
@@ -409,7 +409,7 @@ other_mta() {
         sed -n 's/^.i *|\([^|]*\)|.*mail-transport-agent.*/\1/p' | grep -vx postfix | paste -sd ' ' - || true
 }
 
-# Graph does without boto3, which RHEL has in EPEL only.
+# Graph does not need boto3, which RHEL has only in EPEL.
 wants_boto3() {
     [ "$PROVIDER" = ses ] || command -v apt-get >/dev/null || is_there python:boto3 ||
         dnf -q info python3-boto3 >/dev/null 2>&1
@@ -419,7 +419,7 @@ has_selinux() {
     selinuxenabled 2>/dev/null
 }
 
-# On a dry run the packages may be missing, and nothing can be said about them.
+# In a dry run the packages may be missing, so they cannot be checked.
 require_usable_machine() {
     local file
     [ ! -x "$PYTHON" ] || require_running_script
@@ -428,30 +428,26 @@ require_usable_machine() {
             fail "$POSTFIX_CONFIG/$file is missing: set Postfix up (on Debian: dpkg-reconfigure postfix), then run this again"
     done
     ! is_somebody_elses "$RELAY_HOME" ||
-        fail "$RELAY_HOME is in use and not the relay's: choose another directory with --home"
+        fail "$RELAY_HOME is in use, but not by the relay: choose another directory with --home"
 }
 
-# is_somebody_elses DIR: whether it exists, with content, and nothing says that it is the relay's. The script
-# alone does not: it may have been put into a directory of commands.
+# is_somebody_elses DIR: whether it exists, has content, and nothing shows that it is the relay's. The script alone
+# does not: it may have been put into a directory of commands.
 is_somebody_elses() {
-    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && ! is_home "$1" && ! is_closed "$1" &&
+    [ -e "$1" ] && [ "$(stat -L -c %U "$1")" != "$ACCOUNT" ] && ! is_home "$1" 1770 && ! is_home "$1" 750 &&
         [ ! -e "$1/$SECRETS" ] && [ -n "$(ls -A "$1")" ]
 }
 
-# is_home DIR: whether the account can write in it, and replace nothing there that is not its own.
+# is_home DIR MODE: with 1770 the account can write in it, and replace only its own files there; --uninstall leaves
+# it with 750.
 is_home() {
-    [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "1770 root:$(group "$ACCOUNT")" ]
+    [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "$2 root:$(group "$ACCOUNT")" ]
 }
 
-# is_closed DIR: whether it is as --uninstall leaves a home.
-is_closed() {
-    [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "750 root:$(group "$ACCOUNT")" ]
-}
-
-# A copy, beside which it may leave its bytecode.
+# A copy, because it may leave its bytecode beside it.
 require_running_script() {
     quietly cp "$PROJECT/$SCRIPT" "$SCRATCH" ||
-        fail "no room for the relay ($(reason)): see to ${SCRATCH%/*}, then run this again"
+        fail "no room for the relay ($(reason)): free some space in ${SCRATCH%/*}, then run this again"
     quietly "$PYTHON" -I "$SCRATCH/$SCRIPT" --version ||
         fail "the relay does not run here ($(reason)): it needs Python 3.9 or newer as $PYTHON"
 }
@@ -469,25 +465,25 @@ put_account() {
     [ "$(id -u "$ACCOUNT" 2>/dev/null)" != 0 ] ||
         fail "the account $ACCOUNT is root, and Postfix runs nothing as root: choose another one with --user"
     [ "$(postconf_now -h mail_owner)" != "$ACCOUNT" ] ||
-        fail "the account $ACCOUNT is Postfix's own, and Postfix runs nothing as that: choose another one with --user"
+        fail "the account $ACCOUNT is Postfix's own, and Postfix runs nothing as its own account: choose another one with --user"
 }
 
 put_home() {
     local verb=create
     [ ! -e "$RELAY_HOME" ] || verb='set owner and mode of'
-    # First of all that is in it: from now on the account can replace nothing of root's. pipe(8) gives it its
-    # primary group alone.
-    is_home "$RELAY_HOME" ||
-        change "$verb $RELAY_HOME" "$(space_cure "${RELAY_HOME%/*}")" \
+    # Before anything is put into it: from now on the account cannot replace root's files. With pipe(8) it has only
+    # its primary group.
+    is_home "$RELAY_HOME" 1770 ||
+        change "$verb $RELAY_HOME" "$(space_fix "${RELAY_HOME%/*}")" \
             install -d -o root -g "$(group "$ACCOUNT")" -m 01770 "$RELAY_HOME"
-    # What the account has set while the directory was its own: all that root makes there could be open to it.
+    # The account may have set one while the directory was its own: then it could change what root creates there.
     [ -z "$(acl list "$RELAY_HOME" 2>/dev/null)" ] ||
         change "remove the access control list of $RELAY_HOME" 'see setfacl(1)' acl remove "$RELAY_HOME"
     [ -n "$DRY_RUN" ] || quietly as "$ACCOUNT" test -w "$RELAY_HOME" ||
         fail "the account $ACCOUNT cannot write in $RELAY_HOME: let it enter the directories above, then run this again"
 }
 
-# acl list|remove DIR: its access control lists, the one for new files as well. setfacl(1) need not be installed.
+# acl list|remove DIR: its access control lists, including the one for new files. setfacl(1) may be missing.
 acl() {
     [ -d "$2" ] && [ -x "$PYTHON" ] && "$PYTHON" -I -c '
 import os, sys
@@ -503,15 +499,15 @@ put_script() {
     local target=$RELAY_HOME/$SCRIPT verb=install
     ! is_something "$target" || verb=replace
     if ! is_placed 755 root "$PROJECT/$SCRIPT" "$target"; then
-        change "$verb $target" "$(space_cure "$RELAY_HOME")" place_script "$target"
+        change "$verb $target" "$(space_fix "$RELAY_HOME")" place_script "$target"
     elif ! is_compiled "$target"; then
-        change "compile $target" "$(space_cure "$RELAY_HOME")" compile "$target"
+        change "compile $target" "$(space_fix "$RELAY_HOME")" compile "$target"
     fi
     [ -n "$DRY_RUN" ] || quietly as "$ACCOUNT" "$target" --version ||
         fail "the account $ACCOUNT cannot run $target ($(reason)): fix that, then run this again"
 }
 
-# is_something PATH: whether anything is there, be it a link that leads nowhere.
+# is_something PATH: whether anything is there, even a broken link.
 is_something() {
     [ -e "$1" ] || [ -L "$1" ]
 }
@@ -520,8 +516,9 @@ place_script() {
     { [ ! -d "$1" ] || [ -L "$1" ] || rm -r "$1"; } && place 755 root "$PROJECT/$SCRIPT" "$1" && compile "$1"
 }
 
-# The relay starts from Python's own cache of the compiled script, where its account must not write. Unless all in it
-# is root's, the directory is made anew: what the account has put there would be followed. rm(1) follows no link.
+# The relay starts from Python's cache of the compiled script, which its account must not be able to change. Unless
+# everything in it is root's, the directory is created anew: Python would use what the account has put there. rm(1)
+# follows no link.
 compile() {
     local cache=${1%/*}/__pycache__
     { is_roots_cache "$cache" && [ -z "$(find "$cache" -mindepth 1 ! -user root -print -quit)" ]; } ||
@@ -529,7 +526,7 @@ compile() {
     "$PYTHON" -I - "$1" <<'END' && is_compiled "$1"
 import sys
 
-# Only what a delivery needs, as the script itself does it: its first part has how.
+# Only what a delivery needs, as the script compiles it itself: its first part defines how.
 part = {"__name__": "part"}
 with open(sys.argv[1], "rb") as file:
     exec(file.read().split(b"\t")[0], part)
@@ -537,13 +534,13 @@ part["loader_of"](sys.argv[1]).get_code("postfix_api_relay")
 END
 }
 
-# make_directory DIR: in the place of whatever is there. The account may be quick to put something there again.
+# make_directory DIR: in place of whatever is there. The account may be quick to put something there again.
 make_directory() {
     local try
     for try in {1..100}; do
         ! { rm -rf "$1" && mkdir "$1"; } || return 0
     done
-    echo "$1 comes back, $try times: end what the account $ACCOUNT runs"
+    echo "$1 came back $try times: end the processes of the account $ACCOUNT"
     return 1
 }
 
@@ -551,7 +548,7 @@ is_roots_cache() {
     [ "$(stat -c '%F %a %U' "$1" 2>/dev/null)" = 'directory 755 root' ]
 }
 
-# is_compiled FILE: what is not root's counts as not there.
+# is_compiled FILE: a cache that is not root's does not count.
 is_compiled() {
     is_roots_cache "${1%/*}/__pycache__" || return
     "$PYTHON" -I - "$1" <<'END'
@@ -571,7 +568,7 @@ sys.exit(not (roots and cache.read_bytes().startswith(head)))
 END
 }
 
-# Who can write it says where the log is, and more: the account only reads it.
+# It says where the log is, among other things: the account may only read it.
 put_configuration() {
     local file=$RELAY_HOME/relay-config.json
     if ! is_something "$file"; then
@@ -581,7 +578,7 @@ put_configuration() {
     fi
 }
 
-# put_reserve: places of the rate limit for urgent mail, when that is set up; 0 is what the example says.
+# put_reserve: when urgent mail is set up, keeps slots of the rate limit for it; the example says 0.
 put_reserve() {
     local file=$RELAY_HOME/relay-config.json new=$SCRATCH/relay-config.json
     { has_urgent && [ ! -e "$(saved installed/urgent)" ] && [ -x "$PYTHON" ]; } || return 0
@@ -589,12 +586,12 @@ put_reserve() {
     if ! quietly with_reserve "$new.old" "$new"; then
         echo "note: set RATE_LIMIT_URGENT_RESERVE to 6 in $file, which could not be read ($(reason))"
     elif ! cmp -s "$new.old" "$new"; then
-        change "keep places of the rate limit for urgent mail: RATE_LIMIT_URGENT_RESERVE in $file" \
-            "$(space_cure "$RELAY_HOME")" place 644 root "$new" "$file"
+        change "keep slots of the rate limit for urgent mail: RATE_LIMIT_URGENT_RESERVE in $file" \
+            "$(space_fix "$RELAY_HOME")" place 644 root "$new" "$file"
     fi
 }
 
-# with_reserve FILE NEW: 6 places, or half of a smaller limit, where the key is missing or 0; the rest as it is written.
+# with_reserve FILE NEW: if the key is missing or 0, 6 slots, or half of a smaller limit; the rest stays as written.
 with_reserve() {
     "$PYTHON" -I - "$@" <<'END'
 import json
@@ -610,7 +607,7 @@ if not config.get(key):
     if not found:
         new = re.sub(r"\s*}\s*$", f'{"," * bool(config)}\n  "{key}": {reserve}\n}}\n', text)
     if json.loads(new) != {**config, key: reserve}:
-        sys.exit(f"{key} is not where it is looked for")
+        sys.exit(f"{key} is not where it was expected")
     text = new
 with open(sys.argv[2], "w", encoding="utf-8", newline="") as file:
     file.write(text)
@@ -619,7 +616,7 @@ END
 
 # put_new MODE ACCOUNT FILE TARGET
 put_new() {
-    change "create $4" "$(space_cure "$RELAY_HOME")" place "$@"
+    change "create $4" "$(space_fix "$RELAY_HOME")" place "$@"
 }
 
 # put_owner_and_mode MODE ACCOUNT FILE
@@ -628,13 +625,13 @@ put_owner_and_mode() {
         set_owner_and_mode "$@"
 }
 
-# A new file with the same content.
+# set_owner_and_mode MODE ACCOUNT FILE: a new file with the same content.
 set_owner_and_mode() {
     content_of "$3" >"$SCRATCH/content" && place "$1" "$2" "$SCRATCH/content" "$3"
 }
 
-# content_of FILE: of a file in the home. Root reads only what is its own and has no other name; the rest the
-# account reads itself, wherever it leads. A pipe would let it wait.
+# content_of FILE: of a file in the home. Root reads only its own files without hard links; the account itself reads
+# the others, wherever they lead. It would wait for ever for a pipe.
 content_of() {
     if [[ "$(stat -c '%F %h %U' "$1")" = "regular "*" 1 root" ]]; then
         cat "$1"
@@ -652,11 +649,12 @@ put_secrets() {
         put_new 600 "$ACCOUNT" "$SCRATCH/$SECRETS" "$file"
         return
     fi
-    [ -z "$PROVIDER" ] || is_set_provider "$PROVIDER" || echo "kept: $file; --provider is for a new one only, so edit API_PROVIDER there"
+    [ -z "$PROVIDER" ] || is_set_provider "$PROVIDER" ||
+        echo "kept: $file; --provider is only for a new one, so edit API_PROVIDER there"
     has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$ACCOUNT" "$file"
 }
 
-# is_set_provider PROVIDER: whether the account's file names it, or the option where a dry run has made no file.
+# is_set_provider PROVIDER: whether the secrets file names it, or the option if a dry run has created no file.
 is_set_provider() {
     if [ -f "$RELAY_HOME/$SECRETS" ]; then
         says API_PROVIDER "$1"
@@ -665,14 +663,14 @@ is_set_provider() {
     fi
 }
 
-# says KEY VALUE: whether the account's file of secrets does.
+# says KEY VALUE: whether the secrets file does.
 says() {
     local file=$RELAY_HOME/$SECRETS
     [ -f "$file" ] &&
         as "$ACCOUNT" timeout 10 grep -Eqs "\"$1\"[[:space:]]*:[[:space:]]*\"$2\"" "$file" >/dev/null 2>&1
 }
 
-# Nothing is copied: the log may be large, and all of it is kept.
+# The log is not copied: it may be large, and all of it is kept.
 put_log() {
     local file=$RELAY_HOME/$LOG aside
     if is_own_log "$file"; then
@@ -687,8 +685,8 @@ put_log() {
     put_new 644 "$ACCOUNT" /dev/null "$file"
 }
 
-# is_own_log FILE: whether it is a file, with no other name, of the account's, or of root's, as whoever has started
-# an older version by hand has left it. Both stay what they are: root's the account cannot replace.
+# is_own_log FILE: whether it is a regular file, without a hard link, of the account, or of root, who may have started
+# an older version by hand. Neither can change meanwhile: the account cannot replace root's file.
 is_own_log() {
     [[ "$(stat -c '%F %h %U' "$1" 2>/dev/null)" =~ ^regular\ .*\ 1\ (root|"$ACCOUNT")$ ]]
 }
@@ -698,7 +696,7 @@ take_log() {
         as "$ACCOUNT" chmod 644 "$1"
 }
 
-# put_state: what others have left in its place the account cannot replace in a sticky directory.
+# put_state: in a sticky directory the account cannot replace state files that others have left.
 put_state() {
     local file
     for file in "$RELAY_HOME"/{.rate-limit-state,.{graph-token,ses-credentials}-cache,.notice-state}{,.new} \
@@ -724,29 +722,25 @@ put_logrotate() {
     put_file logrotate "$(logrotate_file)" place
 }
 
-# put_file NOTE FILE PLACE: the file is as $SCRATCH/installed/NOTE, unless the administrator has changed it; PLACE
-# is the command that does it.
+# put_file NOTE FILE PLACE: makes the file the same as $SCRATCH/installed/NOTE with the command PLACE, unless the
+# administrator has changed it.
 put_file() {
     local new=$SCRATCH/installed/$1
     if [ -e "$2" ] && ! cmp -s "$2" "$new" && ! cmp -s "$2" "$(saved "installed/$1")"; then
-        echo "kept: $2, which is not as this script made it"
+        echo "kept: $2, which differs from what this script wrote"
         return
     fi
     is_placed 644 root "$new" "$2" ||
-        change "write $2" "$(space_cure "${2%/*}")" "$3" 644 root "$new" "$2"
-}
-
-remove_logrotate() {
-    remove_file logrotate "$(logrotate_file)"
+        change "write $2" "$(space_fix "${2%/*}")" "$3" 644 root "$new" "$2"
 }
 
 # remove_file NOTE FILE
 remove_file() {
     [ -e "$2" ] || return 0
     if cmp -s "$2" "$(saved "installed/$1")"; then
-        change "remove $2" "$(space_cure "${2%/*}")" rm "$2"
+        change "remove $2" "$(space_fix "${2%/*}")" rm "$2"
     else
-        echo "kept: $2, which is not as this script made it"
+        echo "kept: $2, which differs from what this script wrote"
     fi
 }
 
@@ -754,13 +748,13 @@ remove_file() {
 
 put_selinux() {
     has_selinux || return 0
-    # On a dry run the tools may be missing.
+    # In a dry run the tools may be missing.
     if [ -n "$DRY_RUN" ] && ! is_there checkmodule; then
         change "install the SELinux module $MODULE" '' true
         return
     fi
     quietly bash "$PROJECT/selinux/build.sh" "$SCRATCH" "$RELAY_HOME" ||
-        fail "the SELinux module does not build ($(reason)): install checkpolicy anew, then run this again"
+        fail "the SELinux module cannot be built ($(reason)): reinstall checkpolicy, then run this again"
     if ! is_module_installed; then
         change "install the SELinux module $MODULE and label $RELAY_HOME" 'see semodule(8)' install_module
     elif [ -n "$(relabel -n -v 2>/dev/null)" ]; then
@@ -768,8 +762,8 @@ put_selinux() {
     fi
 }
 
-# relabel [OPTION...]: the home and what is in it, but for what is in directories of the account's own: there it could
-# put a link in the place of a directory that restorecon(8) has just found.
+# relabel [OPTION...]: the home and its content, except inside the account's own directories: there the account could
+# replace a directory that restorecon(8) has just found by a link.
 relabel() {
     find "$RELAY_HOME" -print0 -type d ! -user root -prune | xargs -0 restorecon "$@"
 }
@@ -795,9 +789,9 @@ remove_module() {
 
 # ---------------------------------------------------------------- Postfix
 
-# saved [NAME]: what this script keeps about a Postfix configuration: in original/ the files as they were before
-# the installation, in installed/ what was set last, in pending what Postfix has yet to be told. Not in the
-# relay's home: whoever owns that must not say what becomes of Postfix.
+# saved [NAME]: what this script keeps about a Postfix configuration: original/ has the files from before the
+# installation, installed/ what was set last, and pending what Postfix has still to be told. It is not in the relay's
+# home: the account must not decide how Postfix is configured.
 saved() {
     echo "$POSTFIX_CONFIG/postfix-api-relay.saved${1:+/$1}"
 }
@@ -812,9 +806,9 @@ save_files() {
         original=$(saved "original/$name")
         dated=$file.bak.$(date +%Y%m%d)
         [ -e "$original" ] ||
-            change "save $file for --uninstall" "$(space_cure "$POSTFIX_CONFIG")" copy "$file" "$original"
+            change "save $file for --uninstall" "$(space_fix "$POSTFIX_CONFIG")" copy "$file" "$original"
         [ -e "$dated" ] ||
-            change "save $file as ${dated##*/}" "$(space_cure "$POSTFIX_CONFIG")" copy "$file" "$dated"
+            change "save $file as ${dated##*/}" "$(space_fix "$POSTFIX_CONFIG")" copy "$file" "$dated"
     done
 }
 
@@ -823,29 +817,41 @@ postfix_has_to() {
     [ "$WANTED_OF_POSTFIX" = restart ] || WANTED_OF_POSTFIX=$1
 }
 
-# If this run stops before Postfix was told, the next one tells it.
+# note_pending: if this run stops before Postfix is told, the next one tells it.
 note_pending() {
     mkdir -p "$(saved)" && echo "$WANTED_OF_POSTFIX" >"$(saved pending)"
 }
 
-# postconf_now OPTION...: what Postfix's configuration says; nothing where there is none yet.
+# change_postfix WHAT COMMAND...: a change of main.cf or master.cf.
+change_postfix() {
+    save_files
+    postfix_has_to reload
+    change "$1" "$(space_fix "$POSTFIX_CONFIG")" "${@:2}"
+}
+
+# edit_postfix OPTION...: postconf(1)'s.
+edit_postfix() {
+    note_pending && postconf -c "$POSTFIX_CONFIG" "$@"
+}
+
+# postconf_now OPTION...: what Postfix's configuration says; nothing if it does not exist yet.
 postconf_now() {
     if [ ! -e "$POSTFIX_CONFIG/main.cf" ] || ! is_there postconf; then
         return
     fi
-    # It warns of parameters that belong to a transport which is not there yet.
+    # It warns of the parameters of a transport that does not exist yet.
     postconf -c "$POSTFIX_CONFIG" "$@" 2>"$SCRATCH/output" ||
         fail "Postfix cannot read $POSTFIX_CONFIG ($(reason)): fix that, then run this again"
 }
 
-# set_in FILE NAME: the value of a name in lines "name = value"; nothing where it is not there.
+# set_in FILE NAME: its value in lines "name = value"; nothing if it is not there.
 set_in() {
     sed -n "s/^$2 = *//p" "$1" 2>/dev/null || true
 }
 
-# ------------------------------------------------ master.cf: an entry in one line is easy to compare
+# ------------------------------------------------ master.cf: entries as one line, to compare them
 
-# limit_of ENTRY DEFAULT: an entry's limit of processes, or the default where there is no entry.
+# limit_of ENTRY DEFAULT: an entry's process limit, or the default if there is no entry.
 limit_of() {
     local fields
     read -r -a fields <<<"$1"
@@ -860,7 +866,7 @@ with_limit() {
     echo "${fields[*]}"
 }
 
-# shipped_service NAME: the entry of the fragment, or what that says of the one for urgent mail.
+# shipped_service NAME: the fragment's entry, for urgent mail with the changes that the fragment describes.
 shipped_service() {
     adapted postfix/master.cf | sed '/^#/d' | tr -s '\n ' ' ' | if [ "$1" = apirelay ]; then
         cat
@@ -869,7 +875,7 @@ shipped_service() {
     fi
 }
 
-# first_limit NAME: of a new entry. SES takes several messages a second, which is more than one process delivers.
+# first_limit NAME: of a new entry. SES takes several messages a second, more than one process can deliver.
 first_limit() {
     if [ "$PROVIDER $1" = 'ses apirelay' ]; then
         echo 4
@@ -878,7 +884,7 @@ first_limit() {
     fi
 }
 
-# service_note NAME: what was set last.
+# service_note NAME: where the entry that was set last is noted.
 service_note() {
     echo "installed/master.cf${1#apirelay}"
 }
@@ -894,19 +900,13 @@ put_service() {
         echo "kept: $1 in master.cf, changed since the installation: $current"
         wanted=$(with_limit "$current" "$limit")
     fi
-    [ "$current" != "$wanted" ] || return 0
-    save_files
-    postfix_has_to reload
-    change "set in $POSTFIX_CONFIG/master.cf:"$'\n'"    ${current:-(no $1)}"$'\n'"    -> $wanted" \
-        "$(space_cure "$POSTFIX_CONFIG")" set_service "$1" "$wanted"
+    [ "$current" = "$wanted" ] || change_postfix \
+        "set in $POSTFIX_CONFIG/master.cf:"$'\n'"    ${current:-(no $1)}"$'\n'"    -> $wanted" \
+        edit_postfix -M "$1/unix=$wanted"
 }
 
-set_service() {
-    note_pending && postconf -c "$POSTFIX_CONFIG" -M "$1/unix=$2"
-}
-
-# is_own_service NAME ENTRY: whether the administrator has changed, since the installation, how this relay is run;
-# another limit alone is no such change.
+# is_own_service NAME ENTRY: whether the administrator has changed, since the installation, more than the process limit
+# of this relay's entry.
 is_own_service() {
     local made
     made=$(saved "$(service_note "$1")")
@@ -914,37 +914,32 @@ is_own_service() {
         [[ "$2 " == *" user=$ACCOUNT "*"$RELAY_HOME/$SCRIPT "* ]]
 }
 
-# put_local_cleanup: mail without a To that is handed in on this host gets one. main.cf's own setting would do that to
-# devices' mail as well, and show the admin as its recipient.
+# put_local_cleanup: adds a To to mail that is submitted on this host without one. The setting in main.cf would also do
+# that to devices' mail, and show the admin as its recipient.
 put_local_cleanup() {
     local named own
     { [ -n "$ROOT_TO" ] && [ -n "$(postconf_now -M pickup/unix)" ]; } || return 0
     named=$(postconf_now -Ph pickup/unix/cleanup_service_name)
     if [ -n "$named" ] && [ "$named" != "$LOCAL_CLEANUP" ]; then
-        echo "kept: pickup in master.cf, which hands mail to $named: there, mail without a To gets none"
+        echo "kept: pickup in master.cf, which hands mail to $named: mail without a To stays without one"
         return
     fi
     own=$(postconf_now -M "$LOCAL_CLEANUP/unix")
     [ -z "$named" ] || [ -z "$own" ] || return 0
-    save_files
-    postfix_has_to reload
-    change "set in $POSTFIX_CONFIG/master.cf: pickup hands mail to $LOCAL_CLEANUP" "$(space_cure "$POSTFIX_CONFIG")" \
-        set_local_cleanup
+    change_postfix "set in $POSTFIX_CONFIG/master.cf: pickup hands mail to $LOCAL_CLEANUP" set_local_cleanup
 }
 
-# The service first: mail that found none would wait.
+# The service first: without it, mail would have to wait.
 set_local_cleanup() {
     local entry
     entry=$(postconf_now -M cleanup/unix) || return
-    note_pending &&
-        postconf -c "$POSTFIX_CONFIG" -M \
-            "$LOCAL_CLEANUP/unix=$LOCAL_CLEANUP ${entry#* } -o undisclosed_recipients_header=\$$LOCAL_TO" &&
-        postconf -c "$POSTFIX_CONFIG" -P "pickup/unix/cleanup_service_name=$LOCAL_CLEANUP"
+    edit_postfix -M "$LOCAL_CLEANUP/unix=$LOCAL_CLEANUP ${entry#* } -o undisclosed_recipients_header=\$$LOCAL_TO" &&
+        edit_postfix -P "pickup/unix/cleanup_service_name=$LOCAL_CLEANUP"
 }
 
-# ------------------------------------------------ urgent mail: a transport, and tables that lead it there
+# ------------------------------------------------ urgent mail: a transport, and tables that send mail to it
 
-# take_urgent: whose mail is urgent, as asked for or else as remembered. --urgent says all of it.
+# take_urgent: whose mail is urgent, by the options or else as remembered. --urgent replaces the whole list.
 take_urgent() {
     local noted=installed/urgent
     if [ "$URGENT" = none ]; then
@@ -958,9 +953,9 @@ take_urgent() {
     echo "$BY_HEADER" >"$SCRATCH/$noted-by-header"
 }
 
-# was_urgent: whether any mail is urgent, or was: what was set up stays, with tables that name nobody.
+# was_urgent: whether any mail is or was urgent: the set-up stays, with tables that name nobody.
 was_urgent() {
-    [ -n "${URGENT#none}" ] || [ "$BY_HEADER" = yes ] || [ -e "$(saved installed/urgent)" ]
+    has_urgent || [ -e "$(saved installed/urgent)" ]
 }
 
 has_urgent() {
@@ -971,19 +966,19 @@ urgent_table() {
     echo "$POSTFIX_CONFIG/$SCRIPT.urgent-$1"
 }
 
-# refuse_filter: FILTER takes the place of a content_filter.
+# refuse_filter: FILTER overrides a content_filter.
 refuse_filter() {
     local filter
     filter=$(postconf_now -h content_filter)
     [[ $filter =~ ^(apirelay:.*)?$ ]] || [ -z "$(urgent_lines clients; urgent_lines headers)" ] ||
-        fail "content_filter is $filter, and mail that is urgent by client or header would go round it: name senders alone, or add by hand, to what takes the mail back from there, the tables of postfix/main.cf"
+        fail "content_filter is $filter, and mail that is urgent by client or header would bypass it: name only senders, or add the tables of postfix/main.cf by hand where the filter returns mail"
 }
 
 urgent_senders() {
     tr ',' '\n' <<<"${URGENT#none}" | grep @ | sort -fu || true
 }
 
-# urgent_clients: the networks, as Postfix's tables have them; what is none ends the run.
+# urgent_clients: the networks, in the form of Postfix's tables; anything else ends the run.
 urgent_clients() {
     local networks
     networks=$(tr ',' '\n' <<<"${URGENT#none}" | grep -v @ | paste -sd , - || true)
@@ -992,7 +987,7 @@ urgent_clients() {
         tr -d '[],' | tr ' ' '\n' || fail "--urgent: $(reason)"
 }
 
-# urgent_lines senders|clients|headers: what the table has.
+# urgent_lines senders|clients|headers: the lines of the table.
 urgent_lines() {
     case $1 in
         senders) urgent_senders | sed "s/\$/ $URGENT_WAY/" ;;
@@ -1020,7 +1015,7 @@ put_urgent() {
     done
 }
 
-# place_table: Postfix's processes read it once.
+# place_table MODE ACCOUNT FILE TARGET: Postfix's processes read a table only once.
 place_table() {
     postfix_has_to reload
     note_pending && place "$@"
@@ -1033,8 +1028,8 @@ remove_urgent_tables() {
     done
 }
 
-# urgent_settings: what else is set there stays. A FILTER of a client ends no list of restrictions, but the first
-# match of a header field ends the search, so that the administrator's own patterns come first.
+# urgent_settings: other values in the same parameters stay. A client's FILTER does not end a list of restrictions, but
+# the first match of a header field ends the search, so the administrator's own patterns come first.
 urgent_settings() {
     local time
     was_urgent || return 0
@@ -1047,8 +1042,8 @@ urgent_settings() {
     [ ! -e "$SCRATCH/installed/urgent-headers" ] || nested_checks
 }
 
-# nested_checks: what an attached message says of itself is not about the one that it is in. Unless that is set, also
-# to nothing, it goes on to be looked through for what header_checks has; nothing would be like not set, here.
+# nested_checks: the header of an attached message does not make the message urgent. Unless nested_header_checks is
+# set, even to an empty value, it keeps the value of header_checks; an empty value from here would count as not set.
 nested_checks() {
     local line
     line=$(postconf_now -n nested_header_checks)
@@ -1059,7 +1054,7 @@ nested_checks() {
     [ "$line" = 'nested_header_checks =' ] || echo "$line"
 }
 
-# with_table NAME PARAMETER TYPE: the setting as it is, with that table.
+# with_table NAME PARAMETER TYPE: the setting with the table added.
 with_table() {
     local entry current
     [ -e "$SCRATCH/installed/urgent-$1" ] || return 0
@@ -1080,28 +1075,28 @@ shipped_settings() {
     grep '^[a-z]' "$PROJECT/postfix/main.cf"
 }
 
-# allowed_networks: the value for mynetworks: this host, and the networks that were asked for or, without
-# --networks, may send already. What is not private ends the run, unless it is wanted.
+# allowed_networks: the value for mynetworks: this host, and the networks of --networks or, without that, those that may
+# send already. A network that is not private ends the run, unless it is wanted.
 allowed_networks() {
     local now
     if [ ! -x "$PYTHON" ]; then
-        # On a dry run: without an interpreter nothing can be told of them.
+        # In a dry run: without an interpreter the networks cannot be checked.
         echo "this host${NETWORKS:+, $NETWORKS}"
         return
     fi
-    # Only what is set there: Postfix's own default may be every network that the machine is in.
+    # Only what main.cf sets: Postfix's default may be every network that the machine is in.
     now=$(postconf_now -nh mynetworks)
     "$PYTHON" -I "$PROJECT/postfix/networks.py" ${OPEN:+--open} ${NETWORKS:+--asked} -- \
         "$(set_in <(shipped_settings) mynetworks)" "${NETWORKS:-$now}" 2>"$SCRATCH/output" ||
         fail "$(reason)"
 }
 
-# urgent_parameters: what could let urgent mail of one service miss the tables.
+# urgent_parameters: with these, one service could keep urgent mail from the tables.
 urgent_parameters() {
     ! has_urgent || printf '%s\n' smtpd_client_restrictions header_checks receive_override_options
 }
 
-# What a service in master.cf says goes over main.cf.
+# A service's own value in master.cf overrides main.cf.
 show_overrides() {
     local line patterns
     mapfile -t patterns < <({ shipped_settings; urgent_parameters; } | sed 's| =.*||; s|^|*/*/|')
@@ -1121,8 +1116,8 @@ wanted_settings() {
     done
 }
 
-# size_settings: what the provider takes, as the relay's MESSAGE_LIMITS have it. SES's 40 MB are of the whole message in
-# base64, which leaves 30 MB as Postfix counts them. Where mailbox_size_limit is lower, and not 0, local(8) stops.
+# size_settings: what the provider takes, the same as the relay's MESSAGE_LIMITS. SES's 40 MB are for the whole message
+# in base64, which leaves 30 MB as Postfix counts. If mailbox_size_limit is lower, and not 0, local(8) stops.
 size_settings() {
     local limit=$((48 << 20)) mailbox made
     if is_set_provider ses; then
@@ -1130,7 +1125,7 @@ size_settings() {
     elif [ "$(configured LARGE_MESSAGES)" = refuse ]; then
         limit=$((3 << 20))
     else
-        # The mailboxes may have been raised to what Exchange takes at most.
+        # The mailboxes' limit may have been raised, up to Exchange's maximum.
         made=$(postconf_now -nh message_size_limit)
         [[ ! $made =~ ^[1-9][0-9]{0,9}$ || $made -lt $limit || $made -gt $((150 << 20)) ]] || limit=$made
     fi
@@ -1142,7 +1137,7 @@ size_settings() {
     fi
 }
 
-# configured KEY: the value in relay-config.json, nothing while it is the example's. The account reads the file.
+# configured KEY: its value in relay-config.json; nothing while that is the example's. The account reads the file.
 configured() {
     [ ! -f "$RELAY_HOME/relay-config.json" ] || fed "$PROJECT/relay-config.json.example" "$ACCOUNT" timeout 10 "$PYTHON" -I -c '
 import json, sys
@@ -1150,7 +1145,7 @@ found, example = (json.load(file).get(sys.argv[1]) for file in (open(sys.argv[2]
 print("" if found == example else found)' "$1" "$RELAY_HOME/relay-config.json" 2>/dev/null || true
 }
 
-# take_root_to: where mail to root goes. The option is remembered; the configured address is followed.
+# take_root_to: where mail to root goes. The option is remembered; without it, the configured address is used.
 take_root_to() {
     local note=installed/root-to
     [ -n "$ROOT_TO" ] || ROOT_TO=$(cat "$(saved $note)" 2>/dev/null) || ROOT_TO=''
@@ -1162,8 +1157,8 @@ take_root_to() {
     [[ $ROOT_TO =~ ^$ADDRESS$ ]] || ROOT_TO=''
 }
 
-# root_settings: an alias would change the envelope alone, and the relay refuses mail whose header names none of
-# its recipients. This changes both, for every account of this host.
+# root_settings: an alias would change only the envelope, and the relay refuses mail whose header names none of its
+# recipients. These settings change both, for every account of this host.
 root_settings() {
     local name entries=''
     [ -n "$ROOT_TO" ] || return 0
@@ -1176,17 +1171,17 @@ root_settings() {
     echo "$LOCAL_TO = To: $ROOT_TO"
 }
 
-# own_names: the addresses that programs of this host write to, as keys of a table, each one once.
+# own_names: the addresses that programs on this host write to, as keys of a table, each of them once.
 own_names() {
     # shellcheck disable=SC2016
     local address host domain name accounts='@$myhostname'
     host=$(postconf_now -xh myhostname)
     domain=$(postconf_now -xh mydomain)
     for address in "$ROOT_TO" "$(configured DEFAULT_FROM_ADDRESS)"; do
-        # Where this host is named like the site's domain, its other addresses are the site's mailboxes.
+        # If this host has the name of the site's domain, its other addresses are the site's mailboxes.
         [ "${address##*@}" != "$host" ] || accounts=root
     done
-    # Where domains without a dot get $mydomain, localhost does.
+    # Postfix may append $mydomain to domains without a dot, and so to localhost.
     # shellcheck disable=SC2016
     printf '%s\n' "$accounts" @localhost '@localhost.$mydomain'
     for name in localhost.localdomain "${host%%.*}"; do
@@ -1201,7 +1196,7 @@ put_settings() {
     local line name current wanted=() shown=''
     MYNETWORKS=$(allowed_networks)
     { wanted_settings && root_settings && urgent_settings; } >"$SCRATCH/settings"
-    # Which networks may send is said by --networks alone, and otherwise left as it is.
+    # Only --networks says which networks may send; otherwise they stay as they are.
     grep -v '^mynetworks ' "$SCRATCH/settings" >"$SCRATCH/installed/main.cf"
     while IFS= read -r line; do
         name=${line%% =*}
@@ -1214,31 +1209,20 @@ put_settings() {
         postfix_has_to "$(taken_up_by "$name")"
     done <"$SCRATCH/settings"
     if [ ${#wanted[@]} -gt 0 ]; then
-        save_files
-        change "set in $POSTFIX_CONFIG/main.cf:$shown" "$(space_cure "$POSTFIX_CONFIG")" set_settings "${wanted[@]}"
+        change_postfix "set in $POSTFIX_CONFIG/main.cf:$shown" edit_postfix -e "${wanted[@]}"
     fi
     drop_setting undisclosed_recipients_header
 }
 
-# drop_setting NAME: what an older version has set, and this one does not, goes.
+# drop_setting NAME: removes what an older version has set and this one does not.
 drop_setting() {
     local made
     made=$(set_in "$(saved installed/main.cf)" "$1")
-    { [ -n "$made" ] && [ "$(postconf_now -nh "$1")" = "$made" ]; } || return 0
-    save_files
-    postfix_has_to reload
-    change "take $1 out of $POSTFIX_CONFIG/main.cf" "$(space_cure "$POSTFIX_CONFIG")" unset_setting "$1"
+    [ -z "$made" ] || [ "$(postconf_now -nh "$1")" != "$made" ] ||
+        change_postfix "remove $1 from $POSTFIX_CONFIG/main.cf" edit_postfix -X "$1"
 }
 
-unset_setting() {
-    note_pending && postconf -c "$POSTFIX_CONFIG" -X "$1"
-}
-
-set_settings() {
-    note_pending && postconf -c "$POSTFIX_CONFIG" -e "$@"
-}
-
-# taken_up_by NAME: what makes Postfix take up another value of a parameter.
+# taken_up_by NAME: what makes Postfix use a new value of a parameter.
 taken_up_by() {
     case $1 in
         inet_interfaces) echo restart ;;
@@ -1246,28 +1230,28 @@ taken_up_by() {
     esac
 }
 
-# is_own_setting NAME VALUE LINE: says so, if the administrator has set the parameter to VALUE since the
-# installation.
+# is_own_setting NAME VALUE LINE: whether the administrator has set the parameter to VALUE since the installation; it
+# says so if it is.
 is_own_setting() {
     local made
     made=$(set_in "$(saved installed/main.cf)" "$1")
     # A table that was there before the installation is the administrator's as well.
     [ -n "$made" ] || [ "$1" = recipient_canonical_maps ] || return
     [ -n "$2" ] && [ "$2" != "$made" ] || return
-    echo "kept: $1 = $2 in main.cf, changed since the installation; if that was not meant: postconf -e ${3@Q}"
+    echo "kept: $1 = $2 in main.cf, changed since the installation; if that was a mistake: postconf -e ${3@Q}"
 }
 
-# old_value NAME VALUE: what a parameter is now, for reading.
+# old_value NAME VALUE: a parameter's present value, to be shown.
 old_value() {
     local default
     default=$(postconf_now -xh "$1")
     echo "${2:-(default) $default}"
 }
 
-# remember: what was set, for the next run to tell it from what the administrator has set since.
+# remember: notes what was set, so that the next run can tell it from what the administrator has set since.
 remember() {
     diff -rq "$SCRATCH/installed" "$(saved installed)" >/dev/null 2>&1 ||
-        change "note in $(saved) what was set" "$(space_cure "$POSTFIX_CONFIG")" copy_notes
+        change "record in $(saved) what was set" "$(space_fix "$POSTFIX_CONFIG")" copy_notes
 }
 
 copy_notes() {
@@ -1291,8 +1275,8 @@ run_postfix() {
     fi
 }
 
-# make_postfix start|restart|reload: where that fails, as when another program has its port, the run goes on to
-# the check, which says so; an uninstallation ends.
+# make_postfix start|restart|reload: if that fails, for example because another program has the port, an installation
+# continues to the check, which reports it, and an uninstallation ends.
 make_postfix() {
     if [ -n "$DRY_RUN$UNINSTALL" ]; then
         change "$1 Postfix" 'see its log' tell_postfix "$1"
@@ -1337,7 +1321,7 @@ tell_postfix() {
     fi && rm -f "$(saved pending)"
 }
 
-# ---------------------------------------------------------------- the way back
+# ---------------------------------------------------------------- uninstallation
 
 # restore NAME: puts main.cf or master.cf back.
 restore() {
@@ -1346,9 +1330,9 @@ restore() {
     [ -e "$original" ] && ! cmp -s "$original" "$file" || return 0
     aside=$file.removed.$(date +%Y%m%dT%H%M%S)
     what="put $file back as it was before the installation"
-    [ ! -e "$file" ] || what+=", and keep what it is now as ${aside##*/}"
+    [ ! -e "$file" ] || what+=", and keep the present one as ${aside##*/}"
     postfix_has_to restart
-    change "$what" "$(space_cure "$POSTFIX_CONFIG")" put_back "$original" "$file" "$aside"
+    change "$what" "$(space_fix "$POSTFIX_CONFIG")" put_back "$original" "$file" "$aside"
 }
 
 # put_back ORIGINAL FILE ASIDE
@@ -1363,16 +1347,16 @@ show_edits() {
         [ -e "$file" ] || return 0
     done
     names=$(edited -n; edited -M)
-    [ -z "$names" ] || echo "note: changed since the installation, and not in what is put back: ${names//$'\n'/ }"
+    [ -z "$names" ] || echo "note: changed since the installation, and lost with this: ${names//$'\n'/ }"
 }
 
-# edited -n|-M: the names of parameters or services that differ, but for those that are the relay's.
+# edited -n|-M: the names of parameters or services that differ, except the relay's own.
 edited() {
     comm -3 <(listed "$(saved original)" "$1") <(listed "$POSTFIX_CONFIG" "$1") | tr -d '\t' | sed 's/ .*//' |
         sort -u | grep -vxFf <(of_the_relay) || true
 }
 
-# of_the_relay: names that differ without anyone's edit: those with the value that this script has set, too.
+# of_the_relay: names that differ without an edit, including those with the value that this script has set.
 of_the_relay() {
     printf '%s\n' config_directory mynetworks apirelay "$URGENT_TRANSPORT" pickup "$LOCAL_CLEANUP"
     listed "$POSTFIX_CONFIG" -n | grep -xFf "$(saved installed/main.cf)" | sed 's/ .*//'
@@ -1390,7 +1374,7 @@ is_used_without_us() {
     grep -sv '^[[:space:]]*#' "$master" | grep -F "$RELAY_HOME/$SCRIPT" >/dev/null
 }
 
-# close_home: the program may still be started there by root, such as by cron, once it is gone.
+# close_home: root's cron, for example, may still start the program from there once it has been removed.
 close_home() {
     local owner mode
     read -r owner mode < <(stat -c '%U:%G %a' "$RELAY_HOME" 2>/dev/null) || return 0
@@ -1399,7 +1383,7 @@ close_home() {
         "$ACCOUNT":*) ;;
         *) return 0 ;;
     esac
-    change "let root alone write in $RELAY_HOME" 'see chmod(1)' take_home
+    change "let only root write in $RELAY_HOME" 'see chmod(1)' take_home
 }
 
 take_home() {
@@ -1408,20 +1392,20 @@ take_home() {
 
 remove_script() {
     ! is_something "$RELAY_HOME/$SCRIPT" ||
-        change "remove $RELAY_HOME/$SCRIPT" "$(space_cure "$RELAY_HOME")" remove_program "$RELAY_HOME/$SCRIPT"
+        change "remove $RELAY_HOME/$SCRIPT" "$(space_fix "$RELAY_HOME")" remove_program "$RELAY_HOME/$SCRIPT"
 }
 
-# remove_program FILE: the compiled form first, so that what is left is found again. rm(1) follows no link, also
-# where one is put in a directory's place meanwhile.
+# remove_program FILE: the compiled form first, so that another run finds what is left. rm(1) follows no link, even if
+# one replaces a directory meanwhile.
 remove_program() {
     rm -rf "${1%/*}/__pycache__" && rm -rf "$1"
 }
 
 forget() {
-    [ ! -e "$(saved)" ] || change "remove $(saved)" "$(space_cure "$POSTFIX_CONFIG")" rm -r "$(saved)"
+    [ ! -e "$(saved)" ] || change "remove $(saved)" "$(space_fix "$POSTFIX_CONFIG")" rm -r "$(saved)"
 }
 
-# ---------------------------------------------------------------- what is said at the end
+# ---------------------------------------------------------------- the closing messages
 
 conclude() {
     if [ "$CHANGES" -eq 0 ]; then
@@ -1433,16 +1417,17 @@ conclude() {
 
 show_networks() {
     echo "May send without a password: $MYNETWORKS"
-    [ -z "$OPEN" ] || echo "They were not looked at, as you wished: close port 25 to everyone else."
+    [ -z "$OPEN" ] || echo "They were not checked, as you wished: close port 25 to everyone else."
 }
 
 show_urgent() {
-    local of=${URGENT#none}
-    [ "$BY_HEADER" != yes ] || of+="${of:+,}and what says so in its header"
-    ! has_urgent || echo "Goes ahead of all that waits: mail of ${of//,/, }"
+    local what=${URGENT#none}
+    what=${what:+mail of ${what//,/, }}
+    [ "$BY_HEADER" != yes ] || what+="${what:+, and }mail that says so in its header"
+    ! has_urgent || echo "Goes ahead of all that waits: $what"
 }
 
-# The relay's own look at its whole chain.
+# The relay's own check of the whole chain.
 check_command() {
     echo "$RELAY_HOME/$SCRIPT --home $RELAY_HOME --check --postfix-config $POSTFIX_CONFIG"
 }
@@ -1481,7 +1466,7 @@ show_root_mail() {
     if [[ -n $ROOT_TO && $(postconf_now -nh recipient_canonical_maps) == *"=$ROOT_TO"* ]]; then
         echo "Mail to root and to this machine's other accounts goes to $ROOT_TO"
     elif [ -z "$ROOT_TO" ]; then
-        echo "Mail to root reaches nobody yet: name an address with --root-to, or run this again once" \
+        echo "Mail to root still reaches nobody: name an address with --root-to, or run this again once" \
             "ADMIN_NOTIFICATION_EMAIL is configured"
     fi
 }
@@ -1492,7 +1477,7 @@ Kept: $RELAY_HOME with configuration, secrets and log; the account $ACCOUNT; the
 main.cf and master.cf. To remove the first two as well: rm -r $RELAY_HOME && userdel $ACCOUNT
 END
     [ -z "$(queued)" ] ||
-        echo "Mail is waiting in the queue, and goes the way of the main.cf that was put back: see postqueue -p"
+        echo "Mail is still in the queue, and leaves as the restored main.cf says: see postqueue -p"
 }
 
 queued() {

@@ -2,11 +2,11 @@
 
 usage: networks.py [--asked] [--open] SHIPPED NETWORKS
 
-NETWORKS is what is to be allowed, SHIPPED the value that the project ships, whose loopback networks are
-added where they are missing. With --asked NETWORKS is an option's value, which has to be networks and
-nothing else; without it, it is what main.cf says, which stays as it is written there. Prints the value.
-Exits 1, with a line on standard error, for what is no network and, without --open, for what is not certain
-to be a private one.
+NETWORKS are the networks to allow, SHIPPED is the value that the project ships, whose loopback networks are
+added if they are missing. With --asked, NETWORKS is the value of an option, which may contain only networks;
+without it, it is the value in main.cf, which stays as it is written there. Prints the value for main.cf.
+Exits with 1, and a line on standard error, for anything that is not a network and, without --open, for
+anything that is not certain to be a private network.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PRIVATE = [
     )
 ]
 FORM = "write networks like 192.168.1.0/24 or fd00:1::/64"
-CURE = "name the networks with --networks, or add --i-know-this-is-an-open-relay"
+FIX = "name the networks with --networks, or add --i-know-this-is-an-open-relay"
 
 
 def read_network(entry: str) -> Network:
-    """The network of an entry of mynetworks, as IPv4 if it is IPv4 in IPv6's clothes; raises ValueError."""
+    """The network of an entry of mynetworks, as IPv4 if it is IPv4-mapped IPv6; raises ValueError."""
     network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""))
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
@@ -44,7 +44,7 @@ def read_network(entry: str) -> Network:
 
 
 def networks_in(entries: Iterable[str]) -> list[Network]:
-    """The networks among the entries, without tables, files, references and exceptions."""
+    """The networks among the entries, which may also be tables, files, references and exceptions."""
     found = []
     for entry in entries:
         try:
@@ -63,15 +63,15 @@ def is_within(network: Network, others: Iterable[Network]) -> bool:
 
 
 def require_private(entry: str) -> None:
-    """End the program unless the entry adds private addresses or, as an exception with "!", none."""
+    """End the program unless the entry adds only private addresses or, as an exception with "!", none."""
     if entry.startswith("!"):
         return
     try:
         network = read_network(entry)
     except ValueError:
-        sys.exit(f"mynetworks has {entry}, and nothing says which networks are in it: {CURE}")
+        sys.exit(f"mynetworks has {entry}, and it is unknown which networks are in it: {FIX}")
     if not is_within(network, PRIVATE):
-        sys.exit(f"{entry} is not a private network, and everyone in it could send mail: {CURE}")
+        sys.exit(f"{entry} is not a private network, and everyone in it could send mail: {FIX}")
 
 
 def as_asked(entry: str) -> str:
@@ -82,9 +82,9 @@ def as_asked(entry: str) -> str:
         sys.exit(f"{error}: {FORM}")
     if "/" not in entry and re.search(r"\.0$|::$", entry.replace("]", "")):
         bits = 64 if network.version == 6 else 24
-        sys.exit(f"{entry} is one address: name the network with its mask, such as {entry}/{bits}")
+        sys.exit(f"{entry} is one address: name the network with its mask, for example {entry}/{bits}")
     if "%" in entry:
-        sys.exit(f"{entry} names an interface, which Postfix does not know there: {FORM}")
+        sys.exit(f"{entry} names an interface, which Postfix does not accept there: {FORM}")
     if network.version == 6:
         return f"[{network.network_address}]/{network.prefixlen}"
     return str(network)
@@ -96,16 +96,16 @@ def split(value: str) -> list[str]:
 
 
 def mynetworks(shipped: str, value: str, *, asked: bool, is_open: bool) -> str:
-    """The value for main.cf; ends the program for what may not be allowed."""
+    """The value for main.cf; ends the program if a network must not be allowed."""
     entries = [as_asked(entry) for entry in split(value)] if asked else split(value)
     if asked and not entries:
-        sys.exit(f"--networks names none: {FORM}")
+        sys.exit(f"--networks names no network: {FORM}")
     for entry in entries if not is_open else []:
         require_private(entry)
     allowed = networks_in(entries)
     of_this_host = [entry for entry in split(shipped) if read_network(entry).is_loopback]
     missing = [entry for entry in of_this_host if not is_within(read_network(entry), allowed)]
-    # What main.cf says is not written anew for the sake of its commas.
+    # The value in main.cf is not rewritten only for its commas.
     stated = entries if asked or missing else [value]
     return ", ".join([*missing, *dict.fromkeys(stated)])
 

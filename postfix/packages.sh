@@ -1,16 +1,16 @@
-# Sourced by install.sh and by the tests: which packages are missing, and their installation without a question.
+# Sourced by install.sh and by the tests: finds missing packages, and installs them without asking.
 # shellcheck shell=bash
 
-# The interpreter of the relay's own first line; another python3 on PATH has other libraries.
+# The interpreter in the relay's first line; another python3 on PATH has other libraries.
 PYTHON=/usr/bin/python3
 
-# fail TEXT: the end of the run.
+# fail TEXT: ends the run.
 fail() {
     printf '%s: %s\n' "${0##*/}" "$1" >&2
     exit 1
 }
 
-# is_there THING: whether there is such a command, python:MODULE or /PATTERN of a file.
+# is_there THING: whether a command, a python:MODULE, or a file that matches /PATTERN exists.
 is_there() {
     case $1 in
         /*) compgen -G "$1" >/dev/null ;;
@@ -22,8 +22,8 @@ sys.exit(not importlib.util.find_spec('${1#python:}'))" 2>/dev/null ;;
     esac
 }
 
-# missing_packages THING DEBIAN_PACKAGE FEDORA_PACKAGE ...: arguments are triples; prints the packages of what
-# is not there, one to a line.
+# missing_packages THING DEBIAN_PACKAGE FEDORA_PACKAGE ...: takes triples; prints the packages of the missing
+# things, one per line.
 missing_packages() {
     local column
     if command -v apt-get >/dev/null; then
@@ -49,21 +49,21 @@ add_packages() {
 }
 
 apt_install() (
-    # Where no name server answers, each name would take half a minute.
+    # If no name server answers, each name would take half a minute.
     export DEBIAN_FRONTEND=noninteractive RES_OPTIONS='timeout:3 attempts:1'
     case " $* " in
-        # Until it is configured, it sends nothing and listens on this host alone.
+        # Until it is configured, it sends nothing and listens only on this host.
         *" postfix "*) echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections ;;
     esac
-    # A machine that was just started brings itself up to date, and holds apt's locks; for the one of an update
-    # apt itself does not wait.
+    # A machine that was just started updates itself, and holds apt's locks. apt-get update does not wait for its
+    # lock.
     local options=(-q -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
         -o DPkg::Lock::Timeout=300)
     again apt_update "${options[@]}" &&
         apt-get install "${options[@]}" -y --no-install-recommends "$@" </dev/null
 )
 
-# apt_update OPTION...: apt itself calls it a success where no server has answered.
+# apt_update OPTION...: fails if no server has answered, which apt itself calls a success.
 apt_update() {
     local said status=0
     said=$(apt-get update "$@" 2>&1 </dev/null) || status=$?

@@ -16,10 +16,10 @@ sources=$(dirname "$(readlink -f "$0")")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# The contexts are regular expressions; sed takes one backslash of two.
+# The contexts are regular expressions; sed removes one backslash of two.
 home=${2:-$SHIPPED_HOME}
 home=$(printf '%s' "${home%/}" | sed 's/[][\.*^$+?(){}|]/\\\\&/g')
 sed "s#^$SHIPPED_HOME#$home#" "$sources/$MODULE.fc" >"$scratch/$MODULE.fc"
-# checkmodule wants its output to have the module's own name.
+# checkmodule wants the output file to have the module's name.
 checkmodule -M -m -o "$scratch/$MODULE.mod" "$sources/$MODULE.te"
 semodule_package -o "$1/$MODULE.pp" -m "$scratch/$MODULE.mod" -f "$scratch/$MODULE.fc"

@@ -1,13 +1,13 @@
 #!/bin/bash
-# The relay at work, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
+# Shows the relay at work, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
 #     sudo tests/demo.sh
-# The guide's test messages go through a private Postfix to a stand-in for the provider. Nothing of the
-# machine's own Postfix is read or changed, and nothing is left running.
+# The guide's test messages go through a private Postfix to a stand-in for the provider. The machine's own
+# Postfix is neither read nor changed, and nothing is left running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/machine.sh
 
-[ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as users of their own: run this as root'
+[ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as other users: run this as root'
 
 install_packages \
     "$PYTHON" python3 python3 \
@@ -22,7 +22,7 @@ certifies() {
     "$PYTHON" -c 'import trustme; trustme.CA().issue_cert("localhost", not_after=None)' 2>/dev/null
 }
 
-# The stand-in's certificates need one more library, which some distributions lack or have too old.
+# The stand-in's certificates need one more library, which is missing or too old in some distributions.
 certifies || (install_packages python:trustme python3-trustme python3-trustme) || true
 if ! certifies; then
     install_packages python:ensurepip python3-venv python3

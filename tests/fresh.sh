@@ -1,12 +1,12 @@
 #!/bin/bash
-# The way from a fresh Debian to a delivered message, and README.md's two commands for the tests, in roots made by
-# debootstrap:
+# Goes from a fresh Debian to a delivered message, and runs README.md's two commands for the tests, in root file
+# systems made by debootstrap:
 #     sudo tests/run.sh --fresh [--quick-start] [RELEASE...]
-# With --quick-start it is the first alone, which takes some minutes.
-# Packages come from $DEBIAN_MIRROR, or from debootstrap's own mirror. Everything runs in namespaces, which take
-# every process and mount with them when they end; the quick start's has no network.
+# With --quick-start it does only the first, which takes some minutes.
+# Packages come from $DEBIAN_MIRROR, or from debootstrap's default mirror. Everything runs in namespaces, which end
+# with all their processes and mounts; the one for the quick start has no network.
 set -euo pipefail
-# What runs in the background has a process group of its own, so that all of it can be ended.
+# Background jobs get their own process groups, so that all of a job can be ended.
 set -m
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/machine.sh
@@ -22,8 +22,8 @@ install_packages \
     ip iproute2 iproute \
     unshare util-linux util-linux
 
-# within ROOT OPTION... -- COMMAND...: runs a command that sees the root's own processes, where a running system
-# has its file systems; the options are unshare's.
+# within ROOT OPTION... -- COMMAND...: runs a command in its own namespaces, with the file systems of a running
+# system mounted in the root; the options are unshare's.
 within() {
     local root=$1 options=()
     shift
@@ -44,8 +44,8 @@ within() {
         exec "$@"' "$root" "$@"
 }
 
-# log_in ROOT COMMAND...: runs a command as root does who has just logged in, with nothing of this environment but
-# the way to the network. The root is the only one that there is, for in chroot(2)'s nobody makes namespaces.
+# log_in ROOT COMMAND...: runs a command as if root had just logged in, with only the proxies of this environment.
+# It uses pivot_root(2), because after chroot(2) nobody can create user namespaces.
 log_in() {
     local root=$1 environment
     shift
@@ -70,38 +70,38 @@ quietly() {
     }
 }
 
-# make_root RELEASE ROOT: the smallest system, which reaches its mirror and pip's registry as this machine does.
+# make_root RELEASE ROOT: a minimal system, which reaches its mirror and pip's registry as this machine does.
 make_root() {
     quietly "$2.log" unshare --mount debootstrap --variant=minbase --include=ca-certificates "$1" "$2" \
         ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
     cp /etc/resolv.conf /etc/hosts "$2/etc/"
-    # A mirror that keeps to a day in the past has lists that have expired.
+    # The lists of a mirror that shows a day in the past have expired.
     apt-config dump 2>/dev/null | grep -iE '^Acquire::([a-z]*::Proxy|Check-)' >"$2/etc/apt/apt.conf.d/99mirror" || true
     find /usr/local/share/ca-certificates -name '*.crt' -exec cp {} "$2/usr/local/share/ca-certificates/" \; \
         2>/dev/null || true
     chroot "$2" update-ca-certificates >/dev/null 2>&1
     {
-        # The certificates above, which are not among pip's own.
+        # pip's own certificates lack those above.
         printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n'
-        # The environment's come first, and count for more than those of files.
+        # The environment's values come first, and override those of files.
         .venv/bin/python -m pip config list |
             sed -nE "s/^[^']*\.(index-url|proxy|trusted-host)='(.*)'$/\1 = \2/p" | sort -u -k 1,1
     } >"$2/etc/pip.conf"
 }
 
-# add_project ROOT: what git would commit, as it is here.
+# add_project ROOT: copies the files that git would commit, as they are here.
 add_project() {
     mkdir "$1/project"
     git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C "$1/project"
 }
 
-# download ROOT: the packages that the installer says it will install, as the only ones that apt knows from then on:
-# without a network, no mirror answers it.
+# download ROOT: fetches the packages that the installer will install, and makes them the only ones that apt knows:
+# without a network, no mirror will answer.
 download() {
     local names
     names=$(within "$1" -- chroot "$1" /project/postfix/install.sh --dry-run |
         sed -n 's/^would install the packages //p')
-    [ -n "$names" ] || fail 'the installer wants no packages in an empty system'
+    [ -n "$names" ] || fail 'the installer needs no packages in an empty system'
     # shellcheck disable=SC2016,SC2086
     quietly "$1.log" within "$1" -- chroot "$1" sh -euc '
         apt-get -q update
@@ -118,14 +118,14 @@ download() {
         echo "deb [trusted=yes] file:/packages ./" >/etc/apt/sources.list.d/packages.list' sh $names
 }
 
-# prepare RELEASE ROOT: a fresh system with the project.
+# prepare RELEASE ROOT: creates a fresh system with the project.
 prepare() {
     mkdir "$2"
     make_root "$1" "$2"
     add_project "$2"
 }
 
-# quick_start ROOT: goes through it in a copy of the root, which stays fresh.
+# quick_start ROOT: goes through it in a copy of the root, so that the root stays fresh.
 quick_start() {
     local copy=$1.copy
     cp -a "$1" "$copy"
@@ -135,7 +135,7 @@ quick_start() {
     rm -rf --one-file-system "$copy"
 }
 
-# readme_command ROOT COMMAND: one of README.md's, in the project's directory.
+# readme_command ROOT COMMAND: runs a command of README.md in the project's directory.
 readme_command() {
     # shellcheck disable=SC2016
     log_in "$1" sh -euc 'cd /project; exec "$0"' "$2"
@@ -160,19 +160,19 @@ step() {
     return "$status"
 }
 
-# try_out RELEASE: all that is tried in one.
+# try_out RELEASE: all steps with one release.
 try_out() {
     local root=$scratch/$1
     step 'a fresh system' prepare "$1" "$root"
     step 'the quick start' quick_start "$root"
-    # On Debian 11, which has become old, the relay is to work; the tests themselves need not.
+    # On Debian 11, which is old, the relay has to work, but not the tests.
     if [ -z "$quick" ] && [ "$1" != bullseye ]; then
         step tests/demo.sh readme_command "$root" tests/demo.sh
         step tests/run.sh readme_command "$root" tests/run.sh
     fi
 }
 
-# end_all: whatever ends this script. Those who still write into a root when they are killed do so for a moment.
+# end_all: cleans up, whatever ends this script. Killed processes may still write into a root for a moment.
 end_all() {
     [ -z "${trial-}" ] || kill -KILL -- "-$trial" || true
     wait
@@ -189,6 +189,6 @@ for release in "$@"; do
     trial=
     rm -rf --one-file-system "${scratch:?}/$release"*
 done
-printf '\nIt took, in minutes and seconds:\n'
+printf '\nTimes, in minutes and seconds:\n'
 cat "$scratch/times"
-[ -z "$failed" ] || fail "not with$failed"
+[ -z "$failed" ] || fail "failed with$failed"

@@ -1,18 +1,18 @@
-# Sourced by run.sh and demo.sh: what the machine has to have, installed without a question.
+# Sourced by run.sh, fresh.sh and demo.sh: installs what the machine needs, without asking.
 # shellcheck shell=bash
 
 # shellcheck source=postfix/packages.sh
 . postfix/packages.sh
 
-# For the tests, too: a registry may be slow, or out of order for a minute.
+# For the tests, too: a registry may be slow, or down for a minute.
 export PIP_DEFAULT_TIMEOUT=${PIP_DEFAULT_TIMEOUT:-60} PIP_RETRIES=${PIP_RETRIES:-8}
 
-# without_services COMMAND...: never starts the distribution's own Postfix, during an installation or, beyond
-# this host, at the next boot.
+# without_services COMMAND...: keeps an installation from starting the distribution's Postfix. After the next boot
+# that listens only on this host.
 without_services() (
     policy=/usr/sbin/policy-rc.d
     trap '[ -z "${planted-}" ] || rm -f "$policy"' EXIT
-    # noclobber: a policy of the machine's own is left as it is.
+    # noclobber: the machine's own policy stays as it is.
     if command -v apt-get >/dev/null && (set -C; printf '#!/bin/sh\nexit 101\n' >"$policy") 2>/dev/null; then
         planted=yes
         chmod 755 "$policy"
@@ -20,7 +20,7 @@ without_services() (
     "$@"
 )
 
-# install_packages THING DEBIAN_PACKAGE FEDORA_PACKAGE ...: installs the packages of what is missing.
+# install_packages THING DEBIAN_PACKAGE FEDORA_PACKAGE ...: installs the packages of the missing things.
 install_packages() {
     local names wanted
     names=$(missing_packages "$@") || exit
@@ -30,8 +30,8 @@ install_packages() {
     without_services add_packages "${wanted[@]}" || fail "could not install: ${wanted[*]}"
 }
 
-# make_venv DIR INTERPRETER STAMP PIP_ARGUMENT...: a virtual environment, made again only when its
-# interpreter or the contents of the file STAMP change.
+# make_venv DIR INTERPRETER STAMP PIP_ARGUMENT...: a virtual environment, created again only if its
+# interpreter or the content of the file STAMP changes.
 make_venv() {
     local directory=$1 interpreter=$2 stamp=$3
     shift 3

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Everything that is checked, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
+# Runs all checks, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
 #     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
-# Or the installation, and all of this, in fresh systems:
+# Or the installation, and all these checks, in fresh systems:
 #     sudo tests/run.sh --fresh [--quick-start] [DEBIAN_RELEASE...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 interpreter() {
     local candidate
     for candidate in "python$1" "${PYENV_ROOT:-${HOME-}/.pyenv}/versions/$1".*/bin/python; do
-        # pyenv puts commands on PATH for versions that it will not run.
+        # pyenv puts commands on PATH even for versions that it will not run.
         if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null; then
             "$candidate" -c 'import sys; print(sys.executable)'
             return
@@ -19,7 +19,7 @@ interpreter() {
     done
 }
 
-[ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as users of their own: run this as root'
+[ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as other users: run this as root'
 
 install_packages \
     "$PYTHON" python3 python3 \
@@ -41,11 +41,11 @@ install_packages \
     '/usr/lib*/*/sasl2/liblogin.so' libsasl2-modules cyrus-sasl-plain
 
 if ! is_there promtool; then
-    # Newer releases of Debian and Ubuntu have it in a package of its own; dnf looks for the file.
+    # Newer releases of Debian and Ubuntu have a separate package for it; dnf looks for the file.
     promtool=prometheus
     ! apt-cache show promtool >/dev/null 2>&1 || promtool=promtool
     install_packages promtool "$promtool" /usr/bin/promtool
-    # The server that comes with it would start at the next boot.
+    # The server in the same package would start at the next boot.
     systemctl disable prometheus.service >/dev/null 2>&1 || true
 fi
 
@@ -62,7 +62,7 @@ fi
 .venv/bin/mypy
 "$PYTHON" -m py_compile postfix-api-relay
 
-# check_with VERSION INTERPRETER: the script compiles and its functions work with another Python.
+# check_with VERSION INTERPRETER: compiles the script and runs the unit tests with another Python.
 check_with() {
     echo "Python $1: $2"
     "$2" -m py_compile postfix-api-relay &&
@@ -70,13 +70,13 @@ check_with() {
         ".venv/python$1/bin/python" -m pytest -q -p no:cacheprovider tests/unit
 }
 
-# Side by side: these tests are all computation, and each uses one core.
+# At the same time: these tests only compute, and each run uses one core.
 declare -A checks=()
 others=()
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 own=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-# What the oldest and the newest can do, those in between can: they compile it, and run the tests at night.
+# What works with the oldest and the newest works in between: those compile the script, and test it only nightly.
 versions=(3.9 3.10 3.11 3.12 3.13 3.14)
 for version in "${versions[@]}"; do
     found=$(interpreter "$version")
@@ -85,7 +85,7 @@ done
 for version in "${versions[@]}"; do
     found=$(interpreter "$version")
     if [ "$version" = "$own" ]; then
-        echo "Python $version: below, with all other tests"
+        echo "Python $version: tested below, with all other tests"
     elif [ -z "$found" ]; then
         echo "Python $version: not on this machine"
     elif [[ " $* " == *' --nightly '* || $version == "${others[0]}" || $version == "${others[-1]}" ]]; then
@@ -93,7 +93,7 @@ for version in "${versions[@]}"; do
         checks[$version]=$!
     else
         "$found" -m py_compile postfix-api-relay
-        echo "Python $version: compiles it; the tests run with --nightly"
+        echo "Python $version: compiles the script; --nightly runs the tests"
     fi
 done
 failed=
@@ -101,14 +101,14 @@ for version in $(printf '%s\n' "${!checks[@]}" | sort -V); do
     wait "${checks[$version]}" || failed+=" $version"
     cat "$logs/$version"
 done
-[ -z "$failed" ] || fail "not with Python$failed"
+[ -z "$failed" ] || fail "failed with Python$failed"
 
-# The kernel's own 10 lines are so few that master(8) can wait for ever for a reader of Postfix's log that it is
-# itself to start. systemd sets this everywhere; without it the tests run, too, if the machine does not let us.
+# With the kernel's default of 10 lines, master(8) can wait for ever for a reader of Postfix's log that it has still
+# to start itself. systemd raises it everywhere; if this machine does not allow that, the tests run without it.
 waiting_lines=/proc/sys/net/unix/max_dgram_qlen
 if [ "$(cat $waiting_lines)" -lt 512 ] && [ -w $waiting_lines ]; then
     echo 512 >$waiting_lines
 fi
 
-# Last, so that pytest's own closing line is the last one. Most of the tests wait more than they compute.
+# Last, so that pytest's summary is the last line. Most of the tests wait more than they compute.
 .venv/bin/python -m pytest -n 4 "$@"

@@ -274,7 +274,7 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     installed.files().put(file.name, other.encode())
     assert "kept: " not in installed.install("--dry-run", "--provider", "ses")
     assert f"kept: {file}; --provider is for" in installed.install("--dry-run", "--provider", "graph")
-    assert f"kept: {installed.home}/api-secrets.json; --provider is for a new one only" in said[1]
+    assert f"kept: {installed.home}/api-secrets.json; --provider is only for a new one" in said[1]
 
 
 @pytest.mark.parametrize(("name", "is_the_relays"), [("relay-config.json", False), (LOG, True)])
@@ -318,7 +318,7 @@ def test_what_the_admin_has_set_since_is_kept_and_said(installed: Machine) -> No
     assert "postconf -e 'queue_run_delay = 62s'" in said
     assert "kept: smtpd_relay_restrictions" in said
     assert f"kept: apirelay in master.cf, changed since the installation: {entry}\n" in said
-    assert f"kept: {rotation}, which is not as this script made it\n" in said
+    assert f"kept: {rotation}, which differs from what this script wrote\n" in said
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_a_size_that_the_admin_has_set_since_is_kept(installed: Machine) -> None
     said = installed.install()
     assert said.startswith(
         "kept: message_size_limit = 20000000 in main.cf, changed since the installation;"
-        f" if that was not meant: postconf -e 'message_size_limit = {DRAFTS}'\n"
+        f" if that was a mistake: postconf -e 'message_size_limit = {DRAFTS}'\n"
     )
     assert sizes(installed) == ("20000000", "")
 
@@ -633,7 +633,7 @@ def test_what_the_admin_has_added_is_named_and_kept_aside(installed: Machine) ->
     edited = {name: (config / name).read_bytes() for name in ("main.cf", "master.cf")}
     said = installed.install("--uninstall")
     assert (
-        "note: changed since the installation, and not in what is put back: "
+        "note: changed since the installation, and lost with this: "
         "message_size_limit queue_run_delay submission\n" in said
     )
     for name, content in edited.items():
@@ -657,7 +657,7 @@ def test_a_relay_set_up_by_hand_before_is_left_working(machine: Machine, interpr
     add_service(machine, f"{interpreter}{machine.home}/{SCRIPT.name}")
     machine.install()
     said = machine.install("--uninstall")
-    assert f"kept: {machine.home}/{SCRIPT.name}, which master.cf named before this script came\n" in said
+    assert f"kept: {machine.home}/{SCRIPT.name}, which master.cf named before the installation\n" in said
     assert "To remove" not in said
     assert (machine.home / SCRIPT.name).exists()
     assert list(machine.logrotate.iterdir())
@@ -832,7 +832,7 @@ def test_a_home_that_others_can_replace_is_refused(machine: Machine, kind: str, 
         assert f"{link} is a link, which may lead elsewhere tomorrow: name the directory itself" in complaint
     else:
         assert (
-            f"others than root could put something else in the place of {machine.home}: let root alone write"
+            f"others than root could replace {machine.home}: let only root write"
             f" in {above}, or choose another directory with --home\n"
         ) in complaint
     assert (machine.tree(), machine.has_account()) == (before, False)
@@ -843,7 +843,7 @@ def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: s
     """Such as a directory of commands, where pip or somebody has put this one."""
     machine.home.mkdir()
     (machine.home / content).touch()
-    assert f"{machine.home} is in use and not the relay's" in stderr_of(machine)
+    assert f"{machine.home} is in use, but not by the relay" in stderr_of(machine)
     assert machine.home.owner() == "root"
 
 
@@ -861,7 +861,7 @@ def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: s
         (["--user", "root"], "the account root is root"),
         (["--user", "postfix"], "the account postfix is Postfix's own"),
         (["--networks", "10.1.2.3/24"], "10.1.2.3/24 has host bits set: write networks like"),
-        (["--networks", " , "], "--networks names none: write networks like"),
+        (["--networks", " , "], "--networks names no network: write networks like"),
         (
             ["--networks", "10.1.0.0/16,192.168.1.0"],
             "192.168.1.0 is one address: name the network with its mask, such as 192.168.1.0/24",
@@ -947,7 +947,7 @@ def test_files_with_the_line_ends_of_windows_are_refused_and_can_be_fixed(
     (line,) = done.stderr.splitlines()
     where = upgrade / "postfix" if name in SHELLS else file
     assert line.startswith(f"install.sh: {where} has ")
-    assert " the line ends of Windows (CRLF): unpack the release on this machine, or run: find " in line
+    assert " Windows line endings (CRLF): unpack the release on this machine, or run: find " in line
     fixed = subprocess.run(["bash", "-ec", line.partition("or run: ")[2]], cwd=upgrade, timeout=60)
     assert (fixed.returncode, file.read_bytes()) == (0, text)
 
@@ -977,7 +977,7 @@ def test_another_mail_server_is_not_removed_unless_that_is_wanted(machine: Machi
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "install.sh: exim4-daemon-light is this machine's mail server, and apt would remove it for Postfix:"
-        " take another machine, or add --replace-mta\n"
+        " use another machine, or add --replace-mta\n"
     )
     assert (machine.tree(), machine.called("apt-get")) == (before, [])
     said = machine.install("--replace-mta", project=project)

@@ -68,7 +68,7 @@ def test_what_is_named_goes_by_a_transport_of_its_own(machine: Machine) -> None:
         assert found(machine, client, BY_CLIENT) == f"FILTER {WAY}"
     assert found(machine, "192.168.1.21", BY_CLIENT) == ""
     assert reserve(machine) == 6
-    assert f"Goes ahead of all that waits: mail of {LIST.replace(',', ', ')}, and what says so" in said
+    assert f"Goes ahead of all that waits: mail of {LIST.replace(',', ', ')}, and mail that says so" in said
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_table_that_the_admin_has_changed_is_kept(machine: Machine) -> None:
     table = machine.postfix.config / CLIENTS
     table.write_text(f"10.9.0.0/16 FILTER {WAY}\n")
     said = machine.install("--urgent", "10.1.0.0/16")
-    assert f"kept: {table}, which is not as this script made it\n" in said
+    assert f"kept: {table}, which differs from what this script wrote\n" in said
     assert found(machine, "10.9.0.1", BY_CLIENT) == f"FILTER {WAY}"
     assert table.exists()
 

@@ -170,7 +170,7 @@ def test_a_device_that_calls_itself_root_is_told_of(relaying: Machine, sandbox_o
 
 def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbox: Sandbox) -> None:
     said = machine.install()
-    assert "Mail to root reaches nobody yet: name an address with --root-to, or run this again" in said
+    assert "Mail to root still reaches nobody: name an address with --root-to, or run this again" in said
     assert machine.setting("recipient_canonical_maps") == ""
     files = configure(machine, sandbox)
     checked = check(machine)
@@ -266,7 +266,7 @@ def test_a_table_of_the_admins_own_is_kept(machine: Machine) -> None:
 def test_a_pickup_of_the_admins_own_is_kept(machine: Machine) -> None:
     machine.postconf("-P", "pickup/unix/cleanup_service_name=other")
     said = machine.install("--root-to", ADMIN)
-    assert "kept: pickup in master.cf, which hands mail to other: there, mail without a To gets " in said
+    assert "kept: pickup in master.cf, which hands mail to other: mail without a To stays " in said
     assert machine.postconf("-Ph", "pickup/unix/cleanup_service_name").strip() == "other"
 
 
@@ -278,7 +278,7 @@ def test_what_went_over_devices_mail_is_taken_back(machine: Machine) -> None:
     with (machine.postfix.config / "postfix-api-relay.saved/installed/main.cf").open("a") as file:
         file.write(f"{old}\n")
     said = machine.install()
-    assert f"take undisclosed_recipients_header out of {config(machine)}/main.cf\n" in said
+    assert f"remove undisclosed_recipients_header from {config(machine)}/main.cf\n" in said
     assert machine.setting("undisclosed_recipients_header") == ""
     assert machine.install().startswith("nothing to change\n")
 

@@ -421,7 +421,7 @@ def test_nothing_takes_the_place_of_a_program_that_is_removed(attacked: Attacked
     machine = attacked.machine
     if version == "previous":
         machine.as_before()
-    assert f"let root alone write in {attacked.home}\n" in machine.install("--uninstall")
+    assert f"let only root write in {attacked.home}\n" in machine.install("--uninstall")
     attacked.as_account(PLANT, "program", str(attacked.elsewhere), attacked.program, *NAMES)
     assert not (attacked.home / SCRIPT.name).exists()
     assert oct(attacked.home.stat().st_mode & 0o7777) == oct(0o750)
@@ -460,7 +460,7 @@ def test_an_account_that_is_quick_to_plant_a_link(attacked: Attacked, times: int
     attacked.expect_nothing()
     if times > 100:
         assert done.returncode == 1
-        text = f"__pycache__ comes back, 100 times: end what the account {machine.account} runs"
+        text = f"__pycache__ came back 100 times: end the processes of the account {machine.account}"
         assert text in done.stderr
         machine.give_back("mkdir")
         machine.install()
@@ -542,7 +542,7 @@ def test_an_address_is_no_command_in_what_the_installer_advises(attacked: Attack
     attacked.machine.postconf("-e", "recipient_canonical_maps = inline:{root=own@office.example}")
     said = attacked.machine.install()
     [line] = [line for line in said.splitlines() if line.startswith("kept: recipient_canonical_maps")]
-    command, option, setting = shlex.split(line.partition("if that was not meant: ")[2])
+    command, option, setting = shlex.split(line.partition("if that was a mistake: ")[2])
     assert (command, option) == ("postconf", "-e")
     assert setting.startswith("recipient_canonical_maps = inline:{")
     assert f"={address}" in setting
