@@ -273,7 +273,7 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     other = shipped.replace('"API_PROVIDER": "graph"', '"API_PROVIDER" : "ses"')
     installed.files().put(file.name, other.encode())
     assert "kept: " not in installed.install("--dry-run", "--provider", "ses")
-    assert f"kept: {file}; --provider is for" in installed.install("--dry-run", "--provider", "graph")
+    assert f"kept: {file}; --provider is only for" in installed.install("--dry-run", "--provider", "graph")
     assert f"kept: {installed.home}/api-secrets.json; --provider is only for a new one" in said[1]
 
 
@@ -829,7 +829,7 @@ def test_a_home_that_others_can_replace_is_refused(machine: Machine, kind: str, 
     complaint = stderr_of(machine, option)
     if "link" in kind:
         link = machine.home if kind == "a link" else above
-        assert f"{link} is a link, which may lead elsewhere tomorrow: name the directory itself" in complaint
+        assert f"{link} is a link, which may lead elsewhere later: name the directory itself" in complaint
     else:
         assert (
             f"others than root could replace {machine.home}: let only root write"
@@ -864,9 +864,9 @@ def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: s
         (["--networks", " , "], "--networks names no network: write networks like"),
         (
             ["--networks", "10.1.0.0/16,192.168.1.0"],
-            "192.168.1.0 is one address: name the network with its mask, such as 192.168.1.0/24",
+            "192.168.1.0 is one address: name the network with its mask, for example 192.168.1.0/24",
         ),
-        (["--networks", "fd00:1::"], "name the network with its mask, such as fd00:1::/64"),
+        (["--networks", "fd00:1::"], "name the network with its mask, for example fd00:1::/64"),
     ],
 )
 def test_options_that_make_no_sense_are_explained(
