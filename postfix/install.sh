@@ -1347,7 +1347,7 @@ show_edits() {
         [ -e "$file" ] || return 0
     done
     names=$(edited -n; edited -M)
-    [ -z "$names" ] || echo "note: changed since the installation, and lost with this: ${names//$'\n'/ }"
+    [ -z "$names" ] || echo "note: changed since the installation, and not in the restored files: ${names//$'\n'/ }"
 }
 
 # edited -n|-M: the names of parameters or services that differ, except the relay's own.

@@ -316,8 +316,8 @@ FILE_FAULTS = {
     "configuration that is not JSON": fault(
         "FAIL",
         holding(CONFIG, '{"API_ID": "a",}'),
-        f"HOME/{CONFIG} is not valid JSON: line 1, column 15: a comma too many: none stands in front of a"
-        " closing bracket",
+        f"HOME/{CONFIG} is not valid JSON: line 1, column 15: a comma too many: remove the one before"
+        " the closing bracket",
         EDIT_CONFIG,
         '      {"API_ID": "a",}',
         "                    ^",

@@ -633,7 +633,7 @@ def test_what_the_admin_has_added_is_named_and_kept_aside(installed: Machine) ->
     edited = {name: (config / name).read_bytes() for name in ("main.cf", "master.cf")}
     said = installed.install("--uninstall")
     assert (
-        "note: changed since the installation, and lost with this: "
+        "note: changed since the installation, and not in the restored files: "
         "message_size_limit queue_run_delay submission\n" in said
     )
     for name, content in edited.items():

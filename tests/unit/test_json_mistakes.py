@@ -16,7 +16,7 @@ QUOTES = 'typographic quotes: write "'
 COMMA = "a comma is missing here"
 TRAILING = "a comma too many: remove the one before the closing bracket"
 EARLY = "the file ends too early: is a closing bracket missing?"
-VALUE = "a value is missing here: write text in double quotes"
+VALUE = "a value must be here: text needs double quotes"
 ENCODING = "it is not in UTF-8: save it as UTF-8"
 # A text with "@@" at the place that is told, and what is said of it.
 MISTAKES = {
@@ -39,7 +39,7 @@ MISTAKES = {
     "Python's words": ('{"A": @@True}', "write true, false and null in lower case"),
     "no quotes": ('{"A": @@me@x.org}', VALUE),
     "no value": ('{"A": @@}', VALUE),
-    "no quotes around a key": ("{@@A: 1}", "a key in double quotes is missing here"),
+    "no quotes around a key": ("{@@A: 1}", "a key must be here, in double quotes"),
     "more than an object": ('{"A": 1}\n@@}', "nothing may follow the last closing bracket"),
     "backslash": ('{"A": "C:@@\\x"}', "write a backslash twice"),
 }
