@@ -380,18 +380,18 @@ def test_the_date_is_that_of_the_old_one(
     give_both(provider, home, API_EXPIRATION_DATE=in_days(-3))
     ready = json.loads(by_hand(home, "--status", "--format", "json").stdout)
     assert ready["credential_next"] == {"in_use": False, "since": None}
-    expected = "the credentials ended 3 days ago, and API_SECRET_NEXT takes their place"
+    expected = "the credentials expired 3 days ago, and API_SECRET_NEXT takes their place"
     assert expected in ready["problems"]
     end_the_old(provider, sandbox, home)
     send(deliver)
-    assert [notice.subject for notice in notices(sandbox) if "credentials ended" in notice.subject] == []
+    assert [notice.subject for notice in notices(sandbox) if "credentials expired" in notice.subject] == []
     shown = by_hand(home, "--status", "--format", "json")
     found = json.loads(shown.stdout)
     assert (found["credential_days"], found["credential_next"]["in_use"]) == (None, True)
     (problem,) = [text for text in found["problems"] if "API_SECRET" in text]
     assert problem.startswith("API_SECRET is refused since 20") and INTO_API_SECRET in problem
     assert "\ncredentials: API_SECRET_NEXT is in use\n" in by_hand(home, "--status").stdout
-    assert not any("credentials end" in text for text in found["problems"])
+    assert not any("credentials expire" in text for text in found["problems"])
 
 
 def test_a_message_by_hand_switches_as_well(sandbox: Sandbox, home: RelayHome, provider: str) -> None:
@@ -466,7 +466,7 @@ def test_check_finds_both_good(chain: Chain) -> None:
     checked = chain.check()
     assert any(line.startswith("ok    API_SECRET_NEXT: a token was obtained ") for line in checked.lines)
     (problem,) = checked.problems
-    assert "the credentials end in 3 days" in problem and "API_SECRET_NEXT takes their place" in problem
+    assert "the credentials expire in 3 days" in problem and "API_SECRET_NEXT takes their place" in problem
 
 
 def die(provider: str, call: Call) -> tuple[int, str, int, set[str]]:

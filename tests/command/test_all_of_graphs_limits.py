@@ -212,7 +212,7 @@ def test_it_waits_for_them_where_it_may(strict: Sandbox, home: RelayHome, delive
     opens = time.monotonic() + 3
     assert deliver(large(3_000_000), "to@external.com").verdict == "sent"
     assert strict.accepted[0].when >= opens - 0.1
-    assert "WAITING: upload limit reached (149 of 150 MB in 5 minutes), a place opens at " in home.log()
+    assert "WAITING: upload limit reached (149 of 150 MB in 5 minutes), a slot opens at " in home.log()
 
 
 def test_octets_of_another_mailbox_are_its_own(strict: Sandbox, home: RelayHome, deliver: Deliver) -> None:

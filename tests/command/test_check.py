@@ -34,7 +34,7 @@ def test_a_sound_chain(chain: Chain) -> None:
         f"HOME/{CONFIG} belongs to root and has mode 0644",
         f"HOME/{CONFIG} is complete",
         f"HOME/{SECRETS} is complete",
-        f"the credentials end in 365 days, on {in_days(365)}",
+        f"the credentials expire in 365 days, on {in_days(365)}",
         "requests … for /usr/bin/python3",
         "localhost resolves to …",
         f"a token was obtained from {chain.sandbox.url}, good for 3599 s",
@@ -565,19 +565,19 @@ FILE_FAULTS = {
     "credentials that end soon": fault(
         "warn",
         credentials_until(30),
-        "the credentials end in 30 days, on DAY(30)",
+        "the credentials expire in 30 days, on DAY(30)",
         f"make new ones, and {EDIT_SECRETS}",
     ),
-    "credentials that end today": fault(
+    "credentials that expire today": fault(
         "FAIL",
         credentials_until(0),
-        "the credentials end today, on DAY(0)",
+        "the credentials expire today, on DAY(0)",
         f"make new ones, and {EDIT_SECRETS}",
     ),
     "credentials that have ended": fault(
         "FAIL",
         credentials_until(-3),
-        "the credentials ended 3 days ago, on DAY(-3)",
+        "the credentials expired 3 days ago, on DAY(-3)",
         f"make new ones, and {EDIT_SECRETS}",
     ),
 }

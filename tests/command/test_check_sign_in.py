@@ -57,7 +57,7 @@ def test_a_certificate_that_is_sound(chain: Chain, one_file: bool) -> None:
     assert "\nok    cryptography " in text
     thumbprint = hashlib.sha1(made.der).hexdigest().upper()
     assert f"the certificate CN=relay.domain.com fits its key; its thumbprint is {thumbprint}" in text
-    assert f"ok    the credentials end in 365 days, on {in_days(365)}" in text
+    assert f"ok    the credentials expire in 365 days, on {in_days(365)}" in text
     assert "ok    signed in by certificate as client-id, object id object-id" in text
     assert "ok    the token's roles are Mail.ReadWrite, Mail.Send" in text
     assert not any(line in text for line in made.secrets)
@@ -101,12 +101,12 @@ REFUSED = (
 NEW_ONES = "make new ones, and register and put them in the place of API_CERTIFICATE_PATH"
 CERTIFICATE_FAULTS = {
     "expires soon": fault(
-        "warn", with_certificate(ends=9.01), "the credentials end in 9 days, on DAY(9)", NEW_ONES
+        "warn", with_certificate(ends=9.01), "the credentials expire in 9 days, on DAY(9)", NEW_ONES
     ),
     "expired": fault(
         "FAIL",
         with_certificate(-20, -2.99),
-        "the credentials ended 3 days ago, on DAY(-3)",
+        "the credentials expired 3 days ago, on DAY(-3)",
         NEW_ONES,
         f"FAIL  {REFUSED[0]}; {REFUSED[1]}",
     ),

@@ -1,4 +1,4 @@
-"""The admin hears in time that the credentials end, once a day, in a mail of its own."""
+"""The admin is told in time that the credentials expire, once a day, in a mail of its own."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_its_date_is_told_from_the_certificate(
     notices = [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
     assert len(notices) == (2 if days == 10 else 0)
     for notice in notices:
-        assert f"credentials of this relay end in 10 days, on {in_days(10)}.".encode() in notice.raw
+        assert f"credentials of this relay expire in 10 days, on {in_days(10)}.".encode() in notice.raw
         assert b"Register a new certificate" in notice.raw and b"API_SECRET" not in notice.raw
     status = json.loads(by_hand(home, "--status", "--format", "json").stdout)
     assert status["credential_days"] == days

@@ -131,7 +131,7 @@ def test_an_event_is_told_once(
         "Since:",
         ", until ",
         "Failed attempts: 7",
-        "The cure was: see",
+        "The fix was: see",
         "4.3.2",
         "HTTP 503",
     ):
@@ -155,7 +155,7 @@ def test_credentials_at_once(
     assert webhook.events == ["opened", *["notice"] * (not defer)]
     post = webhook.posts[0]
     assert "API_SECRET has expired" in post.json["incident"]["cure"]
-    assert ("stays in the queue" if defer else "goes back to its senders") in post.json["text"]
+    assert ("stays in the queue" if defer else "is returned to its senders") in post.json["text"]
     again(sandbox)
     # As an admin who renews the secret changes the file.
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url, API_EXPIRATION_DATE="2099-01-01")
@@ -167,7 +167,7 @@ def test_credentials_at_once(
     assert recovered[0].subject.startswith(
         "[postfix-api-relay] Mail goes out again; the cause was: the provider refuses the credentials"
     )
-    assert (b"went back to its senders" in recovered[0].raw) == (not defer)
+    assert (b"was returned to its senders" in recovered[0].raw) == (not defer)
 
 
 def test_one_that_is_over_before_it_is_told_is_not_told(
@@ -483,7 +483,7 @@ def test_it_warns_of_the_credentials_end(
 ) -> None:
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url, API_EXPIRATION_DATE=in_days(days))
     open_incident(sandbox, watched, deliver)
-    assert ("\nCredentials: end" in webhook.posts[0].json["text"]) == told
+    assert ("\nCredentials: expire" in webhook.posts[0].json["text"]) == told
 
 
 def posted(sandbox: Sandbox, home: RelayHome, webhook: Webhook, deliver: Deliver, form: str) -> list[Post]:
@@ -727,4 +727,4 @@ def test_how_many_messages_wait(
         settle(watched)
         told = webhook.posts[number].json
         assert told["incident"].get("waiting") == waiting
-        assert ("2 messages wait, the oldest for 121 min" in told["text"]) == (waiting is not None)
+        assert ("2 messages waiting, the oldest for 121 min" in told["text"]) == (waiting is not None)

@@ -56,7 +56,7 @@ def test_all_is_well(watched: Watched) -> None:
             "counted:     0 delivered, 0 deferred, 0 bounced, 0 rejected, 0 overridden, 0 notices since NOW,"
             " 0 notices held",
             "last error:  none",
-            "credentials: end in 365 days",
+            "credentials: expire in 365 days",
             "queue:       0 hold, 0 deferred, 0 active, 0 incoming, the oldest deferred for 0 s",
         ]
     found = watched.json()
@@ -157,11 +157,11 @@ def test_a_pause_is_shown_with_its_end_and_its_reason(
 @pytest.mark.parametrize(
     ("days", "status", "text"),
     [
-        (31, 0, "end in 31 days"),
-        (30, 1, "end in 30 days"),
-        (1, 1, "end in 1 day"),
-        (0, 2, "end today"),
-        (-2, 2, "ended 2 days ago"),
+        (31, 0, "expire in 31 days"),
+        (30, 1, "expire in 30 days"),
+        (1, 1, "expire in 1 day"),
+        (0, 2, "expire today"),
+        (-2, 2, "expired 2 days ago"),
     ],
 )
 def test_credentials(watched: Watched, days: int, status: int, text: str) -> None:
@@ -178,7 +178,9 @@ def test_the_worst_comes_first(watched: Watched) -> None:
     watched.put_state(paused_until=clock() + 500, pause_reason="too many")
     watched.home.secrets(API_EXPIRATION_DATE=in_days(-2))
     summary = watched.show().text.splitlines()[0]
-    assert summary.startswith("POSTFIX-API-RELAY CRITICAL - the credentials ended 2 days ago; paused until ")
+    assert summary.startswith(
+        "POSTFIX-API-RELAY CRITICAL - the credentials expired 2 days ago; paused until "
+    )
 
 
 def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:

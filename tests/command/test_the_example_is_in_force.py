@@ -31,7 +31,7 @@ def test_a_message_waits_for_its_place_in_graphs_limit(example: RelayHome) -> No
         waiting = start("waits")
         open_slots(example, 28)
         assert waiting.result().verdict == "sent"
-    assert "WAITING: rate limit reached (28/28 per minute), a place opens at " in example.log()
+    assert "WAITING: rate limit reached (28/28 per minute), a slot opens at " in example.log()
 
 
 def test_a_burst_of_one_sender_makes_one_notice(

@@ -68,7 +68,7 @@ def test_notices_use_the_headroom_and_no_more(sandbox: Sandbox, home: RelayHome,
     fill_window(home, 27)
     assert send(deliver).verdict == "sent"
     assert [request.role for request in sandbox.requests].count("sendMail") == PROVIDER_LIMIT - 27
-    assert ["Sender replaced" in subjects(sandbox)[0], "end in 7 days" in subjects(sandbox)[1]] == [
+    assert ["Sender replaced" in subjects(sandbox)[0], "expire in 7 days" in subjects(sandbox)[1]] == [
         True,
         True,
     ]
@@ -210,7 +210,7 @@ def test_a_warning_without_room_is_not_lost(sandbox: Sandbox, home: RelayHome, d
     assert notices(sandbox) == []
     fill_window(home, 0)
     assert send(deliver, "alerts@domain.com").verdict == "sent"
-    assert ["end today" in subject for subject in subjects(sandbox)] == [True]
+    assert ["expire today" in subject for subject in subjects(sandbox)] == [True]
     assert send(deliver, "alerts@domain.com").verdict == "sent"
     assert len(notices(sandbox)) == 1
 
