@@ -26,7 +26,7 @@ def test_the_others_get_the_message_and_the_admin_a_notice(
     assert notice.to == ["admin@domain.com"]
     assert notice.subject == "[postfix-api-relay] Recipient left out: alerts@domain.com"
     assert ODD in notice.raw.decode() and "10.9.9.9" in notice.raw.decode()
-    assert f"left out, since they are no e-mail addresses: recipients=['{ODD}']" in home.log()
+    assert f"left out because they are not e-mail addresses: recipients=['{ODD}']" in home.log()
     counters = read(home, WINDOW)["counters"]
     assert (counters["delivered"], counters["bounced"]) == (1, 0)
 

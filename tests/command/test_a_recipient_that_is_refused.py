@@ -50,7 +50,7 @@ def test_the_others_get_the_message_and_the_admin_a_notice(
     assert "which the provider refuses" in text and f"{BAD}: " in text and "10.9.9.9" in text
     (delivered,) = re.findall("DELIVERED: .*", home.log())
     assert BAD not in delivered
-    assert f"left out, since the provider refuses them: recipients=['{BAD}']" in home.log()
+    assert f"left out because the provider refuses them: recipients=['{BAD}']" in home.log()
     state = read(home, WINDOW)
     # The refused call has a place of its own, and so has the notice.
     assert len(state["calls"]) == 3

@@ -51,7 +51,7 @@ def test_the_other_of_two_gets_it_and_the_admin_a_notice(
     text = notice.raw.decode()
     assert "which the provider refuses" in text and f"\n{BAD}: " in text and "10.9.9.9" in text
     assert "\nto@external.com: " not in text
-    assert f"left out, since the provider refuses them: recipients=['{BAD}']" in home.log()
+    assert f"left out because the provider refuses them: recipients=['{BAD}']" in home.log()
     (delivered,) = re.findall("DELIVERED: .*", home.log())
     assert "to=['to@external.com'] cc=[] bcc=[]" in delivered and repr(accepted.id) in delivered
     assert kept_files(home) == []
