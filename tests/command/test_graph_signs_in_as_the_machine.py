@@ -141,7 +141,7 @@ def test_another_identity_does_not_use_the_token(
     assert len(machine.requests) == 2
 
 
-NOT_IT = "; this is none of Azure's services; see --check"
+NOT_IT = "; this is not one of Azure's services; see --check"
 REFUSALS = {
     "no identity": (
         json_answer(400, {"error": "invalid_request", "error_description": "Identity not found"}),
