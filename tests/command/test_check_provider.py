@@ -119,7 +119,7 @@ PROVIDER_FAULTS = {
     "no such region": fault(
         "FAIL",
         lambda chain: chain.use_ses(API_TENANT_OR_REGION="EU West"),
-        "4.3.5 API_TENANT_OR_REGION 'EU West' is no AWS region",
+        "4.3.5 API_TENANT_OR_REGION 'EU West' is not an AWS region",
         "the configuration or the secrets are missing or invalid",
     ),
     "key that may not read SES's quota": fault(

@@ -149,7 +149,7 @@ NO_CREDENTIALS = "this machine has no credentials for the relay now"
 MACHINE_FAULTS = {
     "html": (
         Answer(200, body=b"<html>"),
-        f"4.7.0 …: HTTP 200 <html>; this is none of Azure's services; {NO_CREDENTIALS}",
+        f"4.7.0 …: HTTP 200 <html>; this is not one of Azure's services; {NO_CREDENTIALS}",
     ),
     "slow": (
         Answer(action="hang"),

@@ -141,7 +141,7 @@ def test_another_identity_does_not_use_the_token(
     assert len(machine.requests) == 2
 
 
-NOT_IT = "; this is none of Azure's services; see --check"
+NOT_IT = "; this is not one of Azure's services; see --check"
 REFUSALS = {
     "no identity": (
         json_answer(400, {"error": "invalid_request", "error_description": "Identity not found"}),
@@ -151,8 +151,11 @@ REFUSALS = {
     "404": (Answer(404, {}, b"not here"), f"HTTP 404 not here{NOT_IT}"),
     "403": (Answer(403), f"HTTP 403 {NOT_IT}"),
     "redirect": (Answer(302, {"Location": "http://localhost:1/"}), f"HTTP 302 {NOT_IT}"),
-    "empty token": (json_answer(200, {"access_token": "", "expires_in": "3600"}), "this is none of Azure's"),
-    "token that injects": (json_answer(200, {"access_token": "a\r\nb"}), "this is none of Azure's"),
+    "empty token": (
+        json_answer(200, {"access_token": "", "expires_in": "3600"}),
+        "this is not one of Azure's",
+    ),
+    "token that injects": (json_answer(200, {"access_token": "a\r\nb"}), "this is not one of Azure's"),
     "no object": (json_answer(200, []), f"HTTP 200 []{NOT_IT}"),
     "401 without a challenge": (Answer(401), f"HTTP 401 {NOT_IT}"),
 }

@@ -157,11 +157,11 @@ FAULTS: dict[str, tuple[Callable[[RelayHome, Pair], object], str]] = {
     ),
     "passphrase": (
         put("relay.pem", lambda made: made.pem + made.key_pem(b"hunter22")),
-        "the private key in HOME/relay.pem has a passphrase: take it off with openssl pkey",
+        "the private key in HOME/relay.pem has a passphrase: remove it with openssl pkey",
     ),
     "passphrase of the old kind": (
         put("relay.pem", lambda made: made.pem + made.key_pem(b"hunter22", PrivateFormat.TraditionalOpenSSL)),
-        "the private key in HOME/relay.pem has a passphrase: take it off with openssl pkey",
+        "the private key in HOME/relay.pem has a passphrase: remove it with openssl pkey",
     ),
     "damaged key": (
         put("relay.pem", lambda made: made.pem + made.key_pem().replace(b"M", b"", 3)),

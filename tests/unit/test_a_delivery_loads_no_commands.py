@@ -11,7 +11,7 @@ SOURCE = SCRIPT.read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE)
 MARKS = [number for number, line in enumerate(SOURCE.splitlines(), 1) if "\t" in line]
 # What --check alone does with a provider.
-TRIALS = ("trial", "trial_of_certificate")
+TRIALS = ("trial_of_graph", "trial_of_certificate", "trial_of_ses")
 
 
 def names_of(statement: ast.stmt) -> Iterator[str]:
