@@ -424,7 +424,7 @@ def test_check_tries_both(chain: Chain) -> None:
     chain.secrets(API_SECRET_NEXT=NEXT)
     chain.sandbox.answer("token", Answer(), EXPIRED)
     (problem,) = chain.check().problems
-    assert problem.startswith("warn  API_SECRET_NEXT is of no use: Failed to obtain Graph token: HTTP 401 ")
+    assert problem.startswith("warn  API_SECRET_NEXT does not work: Failed to obtain Graph token: HTTP 401 ")
     assert problem.endswith("; correct it in api-secrets.json")
 
     chain.sandbox.secret = NEXT
@@ -457,7 +457,7 @@ def test_check_says_where_the_id_is_missing(chain: Chain) -> None:
     chain.use_ses(API_SECRET_NEXT=NEXT)
     problems = chain.check().problems
     assert any("API_ID_NEXT is not set" in line for line in problems)
-    assert any("API_SECRET_NEXT is of no use: " in line for line in problems)
+    assert any("API_SECRET_NEXT does not work: " in line for line in problems)
 
 
 def test_check_finds_both_good(chain: Chain) -> None:

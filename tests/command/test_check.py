@@ -18,14 +18,14 @@ from helpers.state import TOKEN, WINDOW, lock_held
 from helpers.terminal import on_a_terminal
 from sandbox import Sandbox
 
-NOT_TRIED = f"warn  the provider is not tried; mend HOME/{CONFIG} and HOME/{SECRETS} first"
+NOT_TRIED = f"warn  the provider was not tried; fix HOME/{CONFIG} and HOME/{SECRETS} first"
 
 
 def test_a_sound_chain(chain: Chain) -> None:
     checked = chain.check()
     expected = [
         "the secrets in HOME belong to nobody",
-        "only root can replace what is root's in HOME",
+        "only root can replace root's files in HOME",
         "home directory HOME is closed to others",
         "HOME/postfix-api-relay belongs to root and has mode 0755",
         "HOME/__pycache__/… is up to date",
@@ -113,7 +113,7 @@ def link_as_log(chain: Chain) -> None:
 
 
 WIDE = "others could hold the relay's lock, or change its files"
-OPEN = "is open to others than root, who could change the program or its configuration"
+OPEN = "others than root can change {}, and so the program or its configuration"
 CLOSE = "chown root:$(id -g nobody) HOME; chmod 1770 HOME"
 CACHE = "others than root could change HOME/__pycache__/…"
 CACHE_CURE = "rm -r HOME/__pycache__; HOME/postfix-api-relay --check"
@@ -147,10 +147,10 @@ HOME_FAULTS = {
         CLOSE,
     ),
     "home without the sticky bit": mended(
-        "FAIL", lambda chain: chain.home.path.chmod(0o770), f"HOME {OPEN}", CLOSE
+        "FAIL", lambda chain: chain.home.path.chmod(0o770), OPEN.format("HOME"), CLOSE
     ),
     "home of the account's": mended(
-        "FAIL", lambda chain: chain.home.own(chain.home.path), f"HOME {OPEN}", CLOSE
+        "FAIL", lambda chain: chain.home.own(chain.home.path), OPEN.format("HOME"), CLOSE
     ),
     "home that its group cannot write to": mended(
         "FAIL",
@@ -193,8 +193,7 @@ HOME_FAULTS = {
     "log whose rotation is from before root had the home": mended(
         "warn",
         lambda chain: chain.rotate(f"{chain.home.path / LOG} {{\n  weekly\n  # su nobody nogroup\n}}\n"),
-        f"ROTATION/relay has no line su nobody nogroup: logrotate passes HOME/{LOG} over, and it grows for"
-        " ever",
+        f"ROTATION/relay has no line su nobody nogroup: logrotate skips HOME/{LOG}, and it grows for ever",
         f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
         " | sed 's|postfix-relay postfix-relay$|nobody nogroup|' > ROTATION/relay",
     ),
@@ -283,8 +282,8 @@ def twice(name: str, key: str, value: object) -> Callable[[Chain], object]:
     return make
 
 
-SINGLE = "single address, such as alerts@domain.com"
-DOMAIN = "domain, such as domain.com"
+SINGLE = "a single address, such as alerts@domain.com"
+DOMAIN = "a domain, such as domain.com"
 
 
 def credentials_until(days: int) -> Callable[[Chain], object]:
@@ -341,14 +340,13 @@ FILE_FAULTS = {
     "key that stands twice": fault(
         "warn",
         twice(CONFIG, "VALID_FROM_ADDRESSES", ["relay@example.org"]),
-        f"key 'VALID_FROM_ADDRESSES' stands twice in HOME/{CONFIG}: the last one counts",
+        f"key 'VALID_FROM_ADDRESSES' appears twice in HOME/{CONFIG}: the last one counts",
         EDIT_CONFIG,
     ),
     "tenant with a blank at its start": fault(
         "warn",
         secret(API_TENANT_OR_REGION=" tenant-id"),
-        f"API_TENANT_OR_REGION in HOME/{SECRETS} has a blank, or a character that cannot be seen, at its"
-        " start or end",
+        f"API_TENANT_OR_REGION in HOME/{SECRETS} has a space or an invisible character at its start or end",
         EDIT_SECRETS,
         "FAIL  5.7.8 Failed to obtain Graph token: …; API_TENANT_OR_REGION is not a tenant's id;"
         " check api-secrets.json",
@@ -356,7 +354,7 @@ FILE_FAULTS = {
     "secret with a character that cannot be seen": fault(
         "warn",
         secret(API_SECRET="client-secret\u200b"),
-        f"API_SECRET in HOME/{SECRETS} has a blank, or a character that cannot be seen, at its start or end",
+        f"API_SECRET in HOME/{SECRETS} has a space or an invisible character at its start or end",
         EDIT_SECRETS,
         "FAIL  5.7.8 Failed to obtain Graph token: …; API_SECRET is not the Value of a client secret, but"
         " perhaps its Secret ID; check api-secrets.json",
@@ -367,11 +365,11 @@ FILE_FAULTS = {
             VALID_FROM_ADDRESSES=["*@example.org", "@example.org", "ups@example.org"],
             SILENT_OVERRIDE_ADDRESSES=["a@example.org, b@example.org", "UPS <ups@example.org>", "x@y.org"],
         ),
-        f"VALID_FROM_ADDRESSES: '*@example.org' is no {SINGLE}",
+        f"VALID_FROM_ADDRESSES: '*@example.org' is not {SINGLE}",
         EDIT_CONFIG,
-        f"warn  VALID_FROM_ADDRESSES: '@example.org' is no {SINGLE}; {EDIT_CONFIG}",
-        f"warn  SILENT_OVERRIDE_ADDRESSES: 'a@example.org, b@example.org' is no {SINGLE}; {EDIT_CONFIG}",
-        f"warn  SILENT_OVERRIDE_ADDRESSES: 'UPS <ups@example.org>' is no {SINGLE}; {EDIT_CONFIG}",
+        f"warn  VALID_FROM_ADDRESSES: '@example.org' is not {SINGLE}; {EDIT_CONFIG}",
+        f"warn  SILENT_OVERRIDE_ADDRESSES: 'a@example.org, b@example.org' is not {SINGLE}; {EDIT_CONFIG}",
+        f"warn  SILENT_OVERRIDE_ADDRESSES: 'UPS <ups@example.org>' is not {SINGLE}; {EDIT_CONFIG}",
     ),
     "domains that match nothing": fault(
         "warn",
@@ -381,17 +379,17 @@ FILE_FAULTS = {
                 *("local", "b\u00fccher.example", "[10.1.1.5]", "a-b.example.net"),
             ]
         ),
-        f"TRUSTED_DEVICE_DOMAINS: '@example.org' is no {DOMAIN}",
+        f"TRUSTED_DEVICE_DOMAINS: '@example.org' is not {DOMAIN}",
         EDIT_CONFIG,
         *(
-            f"warn  TRUSTED_DEVICE_DOMAINS: {entry!r} is no {DOMAIN}; {EDIT_CONFIG}"
+            f"warn  TRUSTED_DEVICE_DOMAINS: {entry!r} is not {DOMAIN}; {EDIT_CONFIG}"
             for entry in ("example.net.", ".example.net", "*.example.net", "https://example.net")
         ),
     ),
     "wait that ends too early": fault(
         "warn",
         configured(RATE_LIMIT_MAX_WAIT_SECONDS=59),
-        "RATE_LIMIT_MAX_WAIT_SECONDS is 59: in a full window a place may open after 60 s only",
+        "RATE_LIMIT_MAX_WAIT_SECONDS is 59: a slot in a full window may take 60 s to open",
         EDIT_CONFIG,
     ),
     "limit above Graph's": fault(
@@ -472,7 +470,7 @@ FILE_FAULTS = {
     "device that is no address": fault(
         "warn",
         configured(TRUSTED_DEVICE_IPS=["10.1.1.7", "10.1.1.X", "10.1.3.0/24"]),
-        "TRUSTED_DEVICE_IPS: '10.1.1.X' is no address or network",
+        "TRUSTED_DEVICE_IPS: '10.1.1.X' is not an address or network",
         EDIT_CONFIG,
     ),
     "senders of the example": fault(
@@ -496,13 +494,13 @@ FILE_FAULTS = {
     "proxy without a scheme": fault(
         "FAIL",
         configured(HTTPS_PROXY="user:client-secret@127.0.0.1:3128"),
-        "HTTPS_PROXY is no URL, such as http://proxy.domain.com:3128",
+        "HTTPS_PROXY is not a URL, such as http://proxy.domain.com:3128",
         EDIT_CONFIG,
     ),
     "proxy with a wrong address": fault(
         "FAIL",
         configured(HTTPS_PROXY="http://[::1"),
-        "HTTPS_PROXY is no URL, such as http://proxy.domain.com:3128",
+        "HTTPS_PROXY is not a URL, such as http://proxy.domain.com:3128",
         EDIT_CONFIG,
     ),
     "no secrets": fault(
@@ -553,7 +551,7 @@ FILE_FAULTS = {
     "no date": fault(
         "warn",
         secret(API_EXPIRATION_DATE=None),
-        "API_EXPIRATION_DATE is not set: nobody is warned before it",
+        "API_EXPIRATION_DATE is not set: nobody is warned before the credentials expire",
         EDIT_SECRETS,
     ),
     "date of the example": fault(
@@ -601,7 +599,7 @@ def test_the_verdict_is_the_last_line(chain: Chain) -> None:
     assert chain.check().verdict == f"ok    {number} of {number} checks: the relay is ready"
     chain.configure(RATE_LIMIT_MAX_WAIT_SECONDS=59)
     assert chain.check().verdict == (
-        f"ok    {number} of {number + 1} checks, warn 1: the relay is ready; see to what begins with warn"
+        f"ok    {number} of {number + 1} checks, warn 1: the relay is ready; look at what begins with warn"
     )
     chain.sandbox.secret = "another"
     assert ", warn 1, FAIL 1: the relay is not ready; fix what begins with FAIL" in chain.check().verdict
@@ -757,7 +755,7 @@ def test_credentials_that_last_for_more_than_a_month_are_fine(chain: Chain) -> N
 
 def test_a_log_that_is_still_to_be_made_is_fine_where_that_can_be_done(chain: Chain) -> None:
     (chain.home.path / LOG).unlink()
-    assert f"ok    the service account can make {chain.home.path / LOG}" in chain.check().lines
+    assert f"ok    the service account can create {chain.home.path / LOG}" in chain.check().lines
     log = chain.home.queue / "logs" / "relay.log"
     chain.configure(LOG_FILE_PATH=str(log))
     chain.rotate(f"{log.parent}/*.log {{\n}}\n")
@@ -789,7 +787,7 @@ def test_the_guides_layout_is_told_of(chain: Chain) -> None:
     chain.expect(
         problems,
         [
-            f"FAIL  HOME {OPEN}; {CLOSE}",
+            f"FAIL  {OPEN.format('HOME')}; {CLOSE}",
             f"FAIL  HOME/postfix-api-relay belongs to nobody and has mode 0755: others could change it;"
             f" {GUARD_SCRIPT}",
             f"FAIL  {CACHE}; {CACHE_CURE}",
@@ -824,14 +822,16 @@ def test_a_tenant_whose_program_lies_in_an_open_home(chain: Chain, sandbox: Sand
     with RelayHome(sandbox.url, sandbox.ca_file) as other:
         other.give_to_root()
         chain.home.path.chmod(0o770)
-        problem = f"FAIL  {chain.home.path} {OPEN}; {chain.home.script} --check"
+        problem = f"FAIL  {OPEN.format(chain.home.path)}; {chain.home.script} --check"
         assert problem in chain.check("--home", str(other.path)).problems
 
 
 def test_a_directory_above_that_others_can_write_to(chain: Chain) -> None:
     chain.home.path.parent.chmod(0o777)
-    text = f"FAIL  {chain.home.path.parent} is open to others than root, who could change the program or its"
-    assert chain.check().problems == [f"{text} configuration; move the relay, such as to /opt/postfix-relay"]
+    text = f"FAIL  others than root can change {chain.home.path.parent}, and so the program or its"
+    assert chain.check().problems == [
+        f"{text} configuration; move the relay, for example to /opt/postfix-relay"
+    ]
 
 
 # ---------------------------------------------------------------- the bytecode
@@ -858,7 +858,7 @@ def test_root_replaces_bytecode_that_the_account_could_change(chain: Chain) -> N
     [cache] = (chain.home.path / "__pycache__").iterdir()
     problems = chain.check(user=chain.home.account.pw_name).problems
     chain.expect(problems, [f"FAIL  {CACHE}; {CACHE_CURE}"])
-    assert f"ok    {cache} was missing or old, and is compiled anew" in chain.check_anew()
+    assert f"ok    {cache} was missing or old, and has been compiled again" in chain.check_anew()
     assert cache.owner() == "root"
     assert chain.check().problems == []
 
@@ -873,7 +873,7 @@ def test_root_renews_the_bytecode_that_the_account_cannot(
     assert told.startswith("warn  ") and "is missing or old: each start takes twice as long" in told
     lines = chain.check_anew("umask 077")
     [cache] = (chain.home.path / "__pycache__").iterdir()
-    assert f"ok    {cache} was missing or old, and is compiled anew" in lines
+    assert f"ok    {cache} was missing or old, and has been compiled again" in lines
     assert f"ok    {cache} is up to date" in lines
     for path, mode in ((cache, 0o644), (cache.parent, 0o755)):
         assert (path.owner(), oct(path.stat().st_mode & 0o7777)) == ("root", oct(mode))

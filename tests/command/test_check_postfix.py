@@ -129,7 +129,7 @@ def no_mail_for_root(chain: Chain) -> None:
     chain.set(*(f"{name} =" for name in names))
 
 
-OWN = "its mail is bounced, or goes round the relay"
+OWN = "its mail is bounced, or bypasses the relay"
 NOT_HERE = "which does not start the relay in HOME"
 ROOT_CURE = "postfix/install.sh --root-to it@example.org"
 RESTART = "postfix -c POSTFIX stop; postfix -c POSTFIX start"
@@ -137,7 +137,7 @@ ALL_INTERFACES = f"postconf -c POSTFIX -e 'inet_interfaces = all'; {RESTART}"
 SMTP = "smtp:[127.0.0.1]:2"
 BY_SENDER = "sender_dependent_default_transport_maps"
 TIMES_CURE = postfix_cure("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
-CHECK_POSTFIX = "mend what is named: postfix -c POSTFIX check"
+CHECK_POSTFIX = "fix what this names: postfix -c POSTFIX check"
 OPEN = "an open relay is abused within hours"
 POSTFIX_FAULTS = {
     "another transport": mended(
@@ -233,7 +233,7 @@ POSTFIX_FAULTS = {
     "each recipient alone": mended(
         "FAIL",
         lambda chain: chain.set("apirelay_destination_recipient_limit = 1"),
-        "apirelay_destination_recipient_limit is 1: Cc and Bcc become mails of their own",
+        "apirelay_destination_recipient_limit is 1: Cc and Bcc become separate messages",
         postfix_cure("apirelay_destination_recipient_limit = 0"),
     ),
     "fifty recipients at most": mended(
@@ -261,19 +261,19 @@ POSTFIX_FAULTS = {
     "a time that is none": mended(
         "FAIL",
         lambda chain: chain.set("maximal_backoff_time = 30 s"),
-        "maximal_backoff_time is '30 s', which is no time: Postfix delivers nothing",
+        "maximal_backoff_time is '30 s', which is not a time: Postfix delivers nothing",
         TIMES_CURE,
     ),
     "a time limit below the relay's own": mended(
         "FAIL",
         lambda chain: chain.set("command_time_limit = 16m"),
-        "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay still delivers",
+        "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay is still delivering",
         postfix_cure("apirelay_time_limit = 1000s"),
     ),
     "a time limit of the transport's own": mended(
         "FAIL",
         entry("flags=Rq", "-o { apirelay_time_limit = 16m } flags=Rq"),
-        "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay still delivers",
+        "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay is still delivering",
         WRITE_ENTRY + postfix_cure("apirelay_time_limit = 1000s"),
     ),
     "everybody may send": fault(
@@ -303,13 +303,13 @@ POSTFIX_FAULTS = {
     "a file says who may send": fault(
         "warn",
         networks("127.0.0.0/8, /etc/postfix/networks"),
-        "mynetworks lets /etc/postfix/networks send, whose content is not looked at",
+        "mynetworks lets /etc/postfix/networks send, whose content is not checked",
         NETWORKS_CURE,
     ),
     "a table says who may send": fault(
         "warn",
         networks("cidr:/etc/postfix/networks"),
-        "mynetworks lets cidr:/etc/postfix/networks send, whose content is not looked at",
+        "mynetworks lets cidr:/etc/postfix/networks send, whose content is not checked",
         NETWORKS_CURE,
     ),
     "the site's domain is this machine's": mended(
@@ -396,19 +396,19 @@ POSTFIX_FAULTS = {
     "a filter of all mail": mended(
         "FAIL",
         with_smtp(f"content_filter = {SMTP}"),
-        f"content_filter leads mail to {SMTP}, which does not start this relay",
+        f"content_filter sends mail to {SMTP}, which does not start this relay",
         postfix_cure("content_filter ="),
     ),
     "a filter of one service": mended(
         "FAIL",
         filtered_by_a_service,
-        f"pickup/unix/content_filter leads mail to {SMTP}, which does not start this relay",
+        f"pickup/unix/content_filter sends mail to {SMTP}, which does not start this relay",
         "postconf -c POSTFIX -Pe 'pickup/unix/content_filter ='; postfix -c POSTFIX reload",
     ),
     "a table leads the site's mail elsewhere": mended(
         "FAIL",
         with_smtp(f"transport_maps = inline:{{example.org={SMTP}}}"),
-        f"transport_maps leads mail of example.org to {SMTP}, {NOT_HERE}",
+        f"transport_maps sends mail of example.org to {SMTP}, {NOT_HERE}",
         postfix_cure(
             f"transport_maps = inline:{{example.org=apirelay:api-relay}}, inline:{{example.org={SMTP}}}"
         ),
@@ -419,19 +419,19 @@ POSTFIX_FAULTS = {
             (chain.home.queue / "patterns").write_text("/^it@/ smtp:\n"),
             with_smtp(f"transport_maps = regexp:{chain.home.queue}/patterns")(chain),
         ),
-        f"transport_maps leads mail of it@example.org to smtp:, {NOT_HERE}",
+        f"transport_maps sends mail of it@example.org to smtp:, {NOT_HERE}",
         postfix_cure("transport_maps = inline:{it@example.org=apirelay:api-relay}, regexp:QUEUE/patterns"),
     ),
     "a table leads all mail elsewhere": mended(
         "FAIL",
         with_smtp(f"transport_maps = inline:{{*={SMTP}}}"),
-        f"transport_maps leads mail of * to {SMTP}, {NOT_HERE}",
+        f"transport_maps sends mail of * to {SMTP}, {NOT_HERE}",
         postfix_cure(f"transport_maps = inline:{{*=apirelay:api-relay}}, inline:{{*={SMTP}}}"),
     ),
     "a table leads the mail of some elsewhere": mended(
         "warn",
         with_smtp(f"transport_maps = inline:{{partner.example={SMTP}}}"),
-        f"transport_maps leads mail of partner.example to {SMTP}, {NOT_HERE}",
+        f"transport_maps sends mail of partner.example to {SMTP}, {NOT_HERE}",
         postfix_cure(
             "transport_maps = inline:{partner.example=apirelay:api-relay},"
             f" inline:{{partner.example={SMTP}}}"
@@ -440,7 +440,7 @@ POSTFIX_FAULTS = {
     "a table leads a sender's mail elsewhere": mended(
         "FAIL",
         with_smtp(f"{BY_SENDER} = inline:{{@example.org={SMTP}}}"),
-        f"{BY_SENDER} leads mail of @example.org to {SMTP}, {NOT_HERE}",
+        f"{BY_SENDER} sends mail of @example.org to {SMTP}, {NOT_HERE}",
         postfix_cure(
             f"{BY_SENDER} = inline:{{@example.org=apirelay:api-relay}}, inline:{{@example.org={SMTP}}}"
         ),
@@ -448,7 +448,7 @@ POSTFIX_FAULTS = {
     "a table that is not there": fault(
         "FAIL",
         table_that_is_gone,
-        "a table of Postfix cannot be read: postmap: fatal: open database QUEUE/transport.db: No such file or"
+        "a Postfix table cannot be read: postmap: fatal: open database QUEUE/transport.db: No such file or"
         " directory",
         CHECK_POSTFIX,
     ),
@@ -572,7 +572,7 @@ def test_only_this_machine_may_send_where_it_alone_can_connect(chain: Chain) -> 
 
 def test_a_postfix_that_does_not_run(chain: Chain) -> None:
     chain.set(f"queue_directory = {chain.home.queue}")
-    expected = "FAIL  Postfix does not run: it takes no mail, and delivers none; postfix -c POSTFIX start"
+    expected = "FAIL  Postfix is not running: it accepts no mail and delivers none; postfix -c POSTFIX start"
     chain.expect(chain.check().problems, [expected])
 
 
@@ -594,7 +594,7 @@ def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
         problems = chain.check().problems
         exim.communicate(b"")
     cure = f"stop it, as with systemctl disable --now exim4; {RESTART}"
-    chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so that Postfix cannot have it; {cure}"])
+    chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so Postfix cannot have it; {cure}"])
 
 
 def test_what_the_account_has_written_is_no_command_in_a_cure(chain: Chain, tmp_path: Path) -> None:
@@ -658,7 +658,7 @@ def test_a_second_tenants_transport_is_found(chain: Chain) -> None:
 
 def test_a_second_tenant_whose_mail_goes_to_the_first(chain: Chain) -> None:
     second_tenant(chain)
-    text = f"{BY_SENDER} leads mail of @example.org to apirelay:api-relay, {NOT_HERE}"
+    text = f"{BY_SENDER} sends mail of @example.org to apirelay:api-relay, {NOT_HERE}"
     cure = postfix_cure(f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}")
     problems = chain.check().problems
     chain.expect(problems, [f"FAIL  {text}; {cure}"])
@@ -727,7 +727,7 @@ def placed(
     name: str, table: str, other: str, address: str = "it@example.org", level: str = "FAIL"
 ) -> tuple[str, str]:
     cure = postfix_cure(f"{name} = inline:{{{address}={address}}}, {table}")
-    return f"{name} = {table}", f"{level:<5} {name} has {other} in the place of {address}: {PLACED}; {cure}"
+    return f"{name} = {table}", f"{level:<5} {name} replaces {address} with {other}: {PLACED}; {cure}"
 
 
 def ruled(setting: str, text: str, new: str, level: str = "FAIL") -> tuple[str, str]:
@@ -741,7 +741,7 @@ PERMIT = "permit_mynetworks"
 def choosy(part: str, entry: str) -> tuple[str, str]:
     """What refuses devices that have no name, or give none, where this host passes."""
     name, value = f"smtpd_{part}_restrictions", f"permit_inet_interfaces, {entry}, {PERMIT}, reject"
-    text = f"{name} has {entry} before {PERMIT}: it refuses many a device"
+    text = f"{name} has {entry} before {PERMIT}: it refuses many devices"
     return f"{name} = {value}", f"warn  {text}; {postfix_cure(f'{name} = {PERMIT}, {value}')}"
 
 
@@ -778,10 +778,10 @@ LOSSES = dict(
             "master_service_disable has apirelay/unix, by apirelay/unix: Postfix does not start it",
             "",
         ),
-        ruled("maximal_queue_lifetime = 0", "maximal_queue_lifetime is 0: mail that waits is bounced", "5d"),
+        ruled("maximal_queue_lifetime = 0", "maximal_queue_lifetime is 0: deferred mail is bounced", "5d"),
         ruled(
             "maximal_queue_lifetime = 59m",
-            "maximal_queue_lifetime is 3540: mail that waits is bounced",
+            "maximal_queue_lifetime is 3540: deferred mail is bounced",
             "5d",
         ),
         ruled(
@@ -795,7 +795,7 @@ LOSSES = dict(
         *(
             ruled(
                 f"message_size_limit = {size}",
-                f"message_size_limit is {size}, and the provider takes 50331648",
+                f"message_size_limit is {size}, but the provider takes 50331648",
                 *("50331648", "warn"),
             )
             for size in (10240000, 41943040)
@@ -897,7 +897,7 @@ def test_the_largest_message_is_what_the_provider_takes(chain: Chain, provider: 
     chain.set(f"message_size_limit = {50 << 20}", "mailbox_size_limit = 0")
     [line] = chain.check().problems
     cure = chain.expanded(postfix_cure(f"message_size_limit = {limit}"))
-    assert line == f"warn  message_size_limit is {50 << 20}, and the provider takes {limit}; {cure}"
+    assert line == f"warn  message_size_limit is {50 << 20}, but the provider takes {limit}; {cure}"
     chain.mend(line)
     assert chain.check().problems == []
 
@@ -913,7 +913,7 @@ def test_the_cure_of_one_limit_leaves_nothing_to_say_of_the_other(chain: Chain) 
 def test_no_limit_of_messages_beside_one_of_mailboxes(chain: Chain) -> None:
     chain.set("message_size_limit = 0")
     message, mailbox = chain.check().problems
-    assert message.startswith("warn  message_size_limit is 0, and the provider takes 50331648; ")
+    assert message.startswith("warn  message_size_limit is 0, but the provider takes 50331648; ")
     assert mailbox.startswith("FAIL  mailbox_size_limit is 51200000, less than message_size_limit: ")
     chain.mend(mailbox)
     assert chain.check().problems == [message]
@@ -947,7 +947,7 @@ def test_a_postfix_without_a_port(chain: Chain) -> None:
     file.write_text(re.sub("(?m)^.* inet .*\n", "", file.read_text()))
     problems = chain.check().problems
     cure = "postconf -c POSTFIX -Me 'smtp/inet=smtp inet n - n - - smtpd'; postfix -c POSTFIX reload"
-    chain.expect(problems, [f"FAIL  master.cf has no smtpd: nothing takes the mail of devices; {cure}"])
+    chain.expect(problems, [f"FAIL  master.cf has no smtpd: nothing accepts the mail of devices; {cure}"])
     chain.mend(problems[0])
     assert not [line for line in chain.check().problems if "smtpd" in line]
 
@@ -957,11 +957,11 @@ def test_a_postfix_without_a_port(chain: Chain) -> None:
     [
         (
             "postqueue: fatal: Queue report unavailable - mail system is down",
-            "FAIL  Postfix does not run: it takes no mail, and delivers none; postfix -c POSTFIX start",
+            "FAIL  Postfix is not running: it accepts no mail and delivers none; postfix -c POSTFIX start",
         ),
         (
             "postqueue: fatal: unauthorized configuration directory name",
-            "ok    whether Postfix runs cannot be seen from here: run this as root to see it",
+            "ok    this account cannot see whether Postfix is running: run this as root",
         ),
     ],
 )

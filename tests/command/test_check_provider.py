@@ -218,7 +218,7 @@ def test_the_clock_is_compared_with_the_providers(
 @pytest.mark.parametrize("date", ["yesterday", "Thu, 31 Dec 99999 23:59:59 GMT"])
 def test_a_date_that_cannot_be_read(chain: Chain, date: str) -> None:
     chain.sandbox.answer("other", Answer(headers={"Date": date}))
-    expected = "warn  the provider's answer has no usable Date; look at the clock: timedatectl"
+    expected = "warn  the provider's answer has no usable Date; check the clock: timedatectl"
     assert chain.check().problems == [expected]
 
 

@@ -56,13 +56,13 @@ FAULTS = {
     "each recipient alone": mended(
         "FAIL",
         lambda chain: chain.set(f"{LIMIT} = 1"),
-        f"{LIMIT} is 1: Cc and Bcc become mails of their own",
+        f"{LIMIT} is 1: Cc and Bcc become separate messages",
         f"postconf -c POSTFIX -e '{LIMIT} = 0'; {RELOAD}",
     ),
     "a time limit below the relay's own": mended(
         "FAIL",
         lambda chain: chain.set("apirelay-urgent_time_limit = 16m"),
-        "apirelay-urgent_time_limit is 960 s: Postfix would bounce mail that the relay still delivers",
+        "apirelay-urgent_time_limit is 960 s: Postfix would bounce mail that the relay is still delivering",
         f"postconf -c POSTFIX -e 'apirelay-urgent_time_limit = 1000s'; {RELOAD}",
     ),
     "no --urgent": mended(
@@ -92,7 +92,7 @@ FAULTS = {
     "a transport of another name": mended(
         "FAIL",
         called_otherwise,
-        "ahead_destination_recipient_limit is 1: Cc and Bcc become mails of their own",
+        "ahead_destination_recipient_limit is 1: Cc and Bcc become separate messages",
         f"postconf -c POSTFIX -e 'ahead_destination_recipient_limit = 0'; {RELOAD}",
     ),
     "mail that waits until somebody flushes": mended(

@@ -669,18 +669,20 @@ def test_send_test_tells_both_channels(sandbox: Sandbox, watched: RelayHome, web
     assert done.returncode == 0
     accepted, told = done.stdout.splitlines()
     assert accepted.startswith("ok    graph accepted the message, id ")
-    assert told == "ok    the webhook at localhost took a test"
+    assert told == "ok    the webhook at localhost accepted the test"
     assert webhook.events == ["test"]
     # Its exit status is that of the mail.
     webhook.status = 404
     done = by_hand(watched, "--send-test", "me@external.com")
     assert done.returncode == 0
     line = done.stdout.splitlines()[1]
-    assert line.startswith("warn  the webhook at localhost took no test: HTTP 404; check ADMIN_WEBHOOK_URL")
+    assert line.startswith(
+        "warn  the webhook at localhost did not accept the test: HTTP 404; check ADMIN_WEBHOOK_URL"
+    )
     watched.secrets(ADMIN_WEBHOOK_URL=f"https://a..b/{SECRET_PATH}")
     done = by_hand(watched, "--send-test", "me@external.com")
     assert done.returncode == 0 and SECRET_PATH not in done.stdout + done.stderr
-    assert "warn  the webhook at a..b took no test: LocationParseError; check" in done.stdout
+    assert "warn  the webhook at a..b did not accept the test: LocationParseError; check" in done.stdout
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url)
     # A failure by hand is no attempt of a message's.
     webhook.status = 200
@@ -699,7 +701,10 @@ def test_check_names_the_webhook_and_posts_nothing(
     make_sound(watched)
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url)
     done = by_hand(watched, "--check")
-    assert "ok    the webhook at localhost is told when no mail goes out; --send-test tries it" in done.stdout
+    assert (
+        "ok    the webhook at localhost is notified when no mail goes out; --send-test tests it"
+        in done.stdout
+    )
     assert SECRET_PATH not in done.stdout + done.stderr
     assert webhook.posts == []
 

@@ -42,7 +42,7 @@ def expected_verdict(levels: list[str]) -> str:
             tally += f", {level} {levels.count(level)}"
     if "FAIL" in levels:
         return f"{tally}: the relay is not ready; fix what begins with FAIL"
-    return f"{tally}: the relay is ready" + ("; see to what begins with warn" if "warn" in levels else "")
+    return f"{tally}: the relay is ready" + ("; look at what begins with warn" if "warn" in levels else "")
 
 
 class Chain:

@@ -404,7 +404,7 @@ def test_the_check_has_nothing_to_say_of_the_sizes_that_are_set(
     files.secrets(API_PROVIDER=provider, API_TENANT_OR_REGION="eu-west-1")
     assert "size_limit is " not in machine.install()
     machine.postconf("-e", "message_size_limit = 10240000")
-    assert "warn  message_size_limit is 10240000, and the provider takes " in machine.install()
+    assert "warn  message_size_limit is 10240000, but the provider takes " in machine.install()
 
 
 def test_a_size_that_the_admin_has_set_since_is_kept(installed: Machine) -> None:

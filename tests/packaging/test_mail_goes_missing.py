@@ -379,7 +379,7 @@ def test_what_postfix_refuses_the_check_hears_from_it(
     main, master = (relaying.postfix.config / file for file in ("main.cf", "master.cf"))
     before, accepted = (main.read_text(), master.read_text()), len(sandbox_of_all.accepted)
     configure_again(relaying, VALID_FROM_ADDRESSES=[DEFAULT, "ups@office.example"])
-    assert "Postfix does not take mail" not in check(relaying).stdout
+    assert "Postfix does not accept mail from" not in check(relaying).stdout
     for setting in settings:
         port = f"127.0.0.1:{relaying.postfix.port}/inet"
         relaying.postconf("-P" if "PORT" in setting else "-e", setting.replace("PORT", port))
@@ -389,7 +389,7 @@ def test_what_postfix_refuses_the_check_hears_from_it(
     master.write_text(before[1])
     age_settings(relaying.postfix.config)
     relaying.postfix.reload()
-    text = f"FAIL  Postfix does not take mail of {sender}: {said}; look for the reason in Postfix's log"
+    text = f"FAIL  Postfix does not accept mail from {sender}: {said}; look for the reason in Postfix's log"
     assert text in done.stdout.splitlines()
     assert done.returncode == 1
     assert len(sandbox_of_all.accepted) == accepted
@@ -427,7 +427,7 @@ def test_a_message_that_is_lost_fails_the_run(machine: Machine, sandbox: Sandbox
     machine.postfix.reload()
     done = machine.attempt("--send-test", ADMIN)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "FAIL  transport_maps leads mail of office.example to discard:, " in done.stdout
+    assert "FAIL  transport_maps sends mail of office.example to discard:, " in done.stdout
     assert "has left Postfix's queue, and not by this relay" in done.stdout.splitlines()[-1]
     assert machine.setting("transport_maps") == maps.partition(" = ")[2]
 
@@ -456,8 +456,8 @@ def test_a_port_that_another_program_has_does_not_end_the_run(machine: Machine, 
     assert done.returncode == 1
     assert done.stderr.startswith("install.sh: could not start Postfix (")
     assert done.stderr.count("\n") == 1
-    assert "FAIL  Postfix does not run: it takes no mail, and delivers none; " in done.stdout
-    assert f"FAIL  port {port} is taken by exim4, so that Postfix cannot have it; " in done.stdout
+    assert "FAIL  Postfix is not running: it accepts no mail and delivers none; " in done.stdout
+    assert f"FAIL  port {port} is taken by exim4, so Postfix cannot have it; " in done.stdout
     assert machine.setting("default_transport") == "apirelay:api-relay"
     assert machine.install().startswith("start Postfix\n")
     assert socket.create_connection(("127.0.0.1", port), 10).recv(4) == b"220 "

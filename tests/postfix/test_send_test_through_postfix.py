@@ -69,8 +69,8 @@ def test_a_deferred_message(sandbox: Sandbox, home: RelayHome) -> None:
         (waiting,) = postfix.wait_for("the deferral", postfix.queue)
     assert status == 1
     assert re.fullmatch(
-        rf"FAIL  4\.3\.2 Graph sendMail failed: HTTP 503.*; it waits as {waiting['queue_id']}, and is tried"
-        " again",
+        rf"FAIL  4\.3\.2 Graph sendMail failed: HTTP 503.*; it is queued as {waiting['queue_id']}, and will"
+        " be tried again",
         line,
     )
 
@@ -99,7 +99,7 @@ def test_a_domain_that_postfix_takes_for_its_own(
     assert status == 1
     assert re.fullmatch(
         r"FAIL  \w+ has left Postfix's queue, and not by this relay: it was bounced, or delivered elsewhere;"
-        " look for it in Postfix's log, and at --check",
+        " look for it in Postfix's log, and run --check",
         line,
     )
     assert 'status=bounced (unknown user: "it")' in lossy.log()
@@ -107,7 +107,7 @@ def test_a_domain_that_postfix_takes_for_its_own(
     set_in(lossy, "local_recipient_maps = inline:{root=root}")
     status, line = send_test(home, lossy)
     assert status == 1
-    assert "Postfix does not take the message: 550 5.1.1 " in line
+    assert "Postfix does not accept the message: 550 5.1.1 " in line
     assert "User unknown in local recipient table" in line
     done = by_hand(home, "--check", "--postfix-config", lossy.config)
     (problem,) = [text for text in done.stdout.splitlines() if text.startswith("FAIL  mydestination ")]
@@ -122,12 +122,12 @@ def test_a_domain_that_postfix_takes_for_its_own(
     [
         (
             "transport_maps = inline:{office.example=smtp:[127.0.0.1]:2}",
-            "transport_maps leads mail of office",
+            "transport_maps sends mail of office",
         ),
-        ("content_filter = smtp:[127.0.0.1]:2", "content_filter leads mail to smtp:[127.0.0.1]:2"),
+        ("content_filter = smtp:[127.0.0.1]:2", "content_filter sends mail to smtp:[127.0.0.1]:2"),
         (
             "sender_dependent_default_transport_maps = inline:{@office.example=smtp:[127.0.0.1]:2}",
-            "sender_dependent_default_transport_maps leads mail of @office.example to smtp:",
+            "sender_dependent_default_transport_maps sends mail of @office.example to smtp:",
         ),
     ],
 )
@@ -137,7 +137,7 @@ def test_mail_that_is_led_elsewhere_waits_there(
     set_in(lossy, line, *ONCE)
     status, said = send_test(home, lossy)
     assert status == 1
-    assert " waits in Postfix's queue 'deferred': " in said
+    assert " is in Postfix's queue 'deferred': " in said
     assert "Connection refused" in said or "unable to look up host" in said
     done = by_hand(home, "--check", "--postfix-config", lossy.config)
     assert f"FAIL  {told}" in done.stdout
@@ -151,7 +151,7 @@ def test_other_domains_of_postfixs_lose_mail_too(
     set_in(lossy, f"{domains} = office.example", "smtpd_reject_unlisted_recipient = no")
     status, said = send_test(home, lossy)
     assert status == 1
-    assert "and not by this relay" in said or "does not take the message" in said
+    assert "and not by this relay" in said or "does not accept the message" in said
     done = by_hand(home, "--check", "--postfix-config", lossy.config)
     assert f"FAIL  {domains} has office.example, by office.example: " in done.stdout
     assert sandbox.accepted == []
@@ -170,7 +170,7 @@ def test_a_transport_that_is_not_there(home: RelayHome, lossy: PrivatePostfix) -
     set_in(lossy, *ONCE)
     status, said = send_test(home, lossy)
     assert status == 1
-    assert re.search(r"waits in Postfix's queue 'deferred': .*mail transport unavailable", said)
+    assert re.search(r"is in Postfix's queue 'deferred': .*mail transport unavailable", said)
 
 
 def test_a_postfix_that_hands_nothing_over_in_time(home: RelayHome, postfix: PrivatePostfix) -> None:
@@ -182,7 +182,7 @@ def test_a_postfix_that_hands_nothing_over_in_time(home: RelayHome, postfix: Pri
     postfix.reload()
     status, said = send_test(home, postfix)
     assert status == 1
-    assert " waits in Postfix's queue 'active': " in said
+    assert " is in Postfix's queue 'active': " in said
 
 
 def test_a_postfix_that_is_stopped(home: RelayHome, postfix: PrivatePostfix) -> None:
@@ -190,7 +190,7 @@ def test_a_postfix_that_is_stopped(home: RelayHome, postfix: PrivatePostfix) -> 
     status, said = send_test(home, postfix)
     assert (status, said) == (
         1,
-        "FAIL  Postfix does not take the message: Connection refused; see --check",
+        "FAIL  Postfix does not accept the message: Connection refused; see --check",
     )
 
 
@@ -199,7 +199,7 @@ def test_a_log_that_cannot_be_written(sandbox: Sandbox, home: RelayHome, postfix
     log = home.put(LOG, b"", 0o644)
     os.chown(log, 0, 0)
     status, said = send_test(home, postfix)
-    text = f"FAIL  the log {log} cannot be written: Permission denied, so that nothing can be followed"
+    text = f"FAIL  the log {log} cannot be written: Permission denied, so nothing can be followed"
     assert (status, said) == (1, f"{text}; see --check")
     assert sandbox.accepted == []
 
