@@ -529,7 +529,7 @@ import sys
 # Only what a delivery needs, as the script compiles it itself: its first part defines how.
 part = {"__name__": "part"}
 with open(sys.argv[1], "rb") as file:
-    exec(file.read().split(b"\t")[0], part)
+    exec(file.read().split(b"\f")[0], part)
 part["loader_of"](sys.argv[1]).get_code("postfix_api_relay")
 END
 }

@@ -3,6 +3,9 @@
 #     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
 # Or the installation, and all these checks, in fresh systems:
 #     sudo tests/run.sh --fresh [--quick-start] [DEBIAN_RELEASE...]
+# Or what the tests leave out: the lines of the script that none of them runs, and the changes that none notices:
+#     sudo tests/run.sh --coverage [PYTEST_ARGUMENT...]
+#     sudo tests/run.sh --mutants [NUMBER [SEED]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/machine.sh
@@ -53,10 +56,11 @@ make_venv .venv "$PYTHON" pyproject.toml '.[test]'
 # pip builds in the source's own directory.
 rm -rf build postfix_api_relay.egg-info
 
-if [ "${1-}" = --fresh ]; then
-    shift
-    exec tests/fresh.sh "$@"
-fi
+case ${1-} in
+--fresh) exec tests/fresh.sh "${@:2}" ;;
+--coverage) exec .venv/bin/python tests/covered.py "${@:2}" ;;
+--mutants) exec .venv/bin/python tests/mutants.py "${@:2}" ;;
+esac
 
 .venv/bin/ruff check
 .venv/bin/mypy

@@ -13,8 +13,8 @@ from sandbox import Sandbox
 
 WHOLE = SCRIPT.read_bytes()
 FIRST_LINE = WHOLE.index(b"\n") + 1
-# The second tab: a delivery needs nothing of what follows it.
-DELIVERY = WHOLE.index(b"\t", WHOLE.index(b"\t") + 1)
+# The second form feed: a delivery needs nothing of what follows it.
+DELIVERY = WHOLE.index(b"\f", WHOLE.index(b"\f") + 1)
 # Where Python sees no mistake in what is left, and the sizes in which copies are written.
 BETWEEN_STATEMENTS = [match.start() + 1 for match in re.finditer(rb"\n(?=def |class |# ---)", WHOLE)]
 NEEDED = [size for size in BETWEEN_STATEMENTS if size <= DELIVERY]

@@ -22,7 +22,7 @@ OF_ROOT = (SCRIPT.name, CONFIG)
 COMPILE = """
 import sys
 part = {"__name__": "part"}
-exec(open(sys.argv[1], "rb").read().split(b"\\t")[0], part)
+exec(open(sys.argv[1], "rb").read().split(b"\\f")[0], part)
 part["loader_of"](sys.argv[1]).get_code("postfix_api_relay")
 """
 

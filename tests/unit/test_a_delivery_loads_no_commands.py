@@ -9,7 +9,7 @@ from helpers.home import SCRIPT
 
 SOURCE = SCRIPT.read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE)
-MARKS = [number for number, line in enumerate(SOURCE.splitlines(), 1) if "\t" in line]
+MARKS = [number for number, line in enumerate(SOURCE.split("\n"), 1) if "\f" in line]
 # What --check alone does with a provider.
 TRIALS = ("trial_of_graph", "trial_of_certificate", "trial_of_ses")
 
@@ -40,12 +40,12 @@ def used(function: ast.FunctionDef) -> set[str]:
     return {node.id for node in nodes} - own
 
 
-def test_two_tabs_part_the_program() -> None:
+def test_two_form_feeds_part_the_program() -> None:
     assert len(MARKS) == 2
-    assert SOURCE.count("\t") == 2
+    assert SOURCE.count("\f") == 2
 
 
-def test_a_delivery_uses_what_stands_before_the_second_tab() -> None:
+def test_a_delivery_uses_what_stands_before_the_third_page() -> None:
     mark = MARKS[1]
     behind = {name for one in TREE.body if one.lineno > mark for name in names_of(one)}
     before = {name for one in TREE.body if one.lineno < mark for name in names_of(one)}
