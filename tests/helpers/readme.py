@@ -1,4 +1,4 @@
-"""The manual in its parts, for the tests that compare it with the program: README.md, and the folders' own."""
+"""The manual in its parts, README.md and the folders' own, for the tests that compare it with the program."""
 
 from __future__ import annotations
 
