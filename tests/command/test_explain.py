@@ -585,5 +585,5 @@ def test_the_example_of_the_page(home: RelayHome) -> None:
         b"Paper jam.\n", From="Copier <root@copier.local>", To="it@domain.com", Bcc="boss@domain.com"
     )
     arguments = ("--client", "10.1.2.7", "--show", "root@copier.local", "it@domain.com", "boss@domain.com")
-    [block] = [block for block in blocks("") if block.heading == "What would happen to a message"]
+    [block] = [block for block in blocks("") if block.heading == "An explanation"]
     assert text_of(home, content, *arguments) == block.text

@@ -59,7 +59,7 @@ def test_what_is_in_the_cache_is_what_runs(home: RelayHome, cache: Path, tmp_pat
     started = by_hand(home, "--version", user=home.account.pw_name)
     assert started.stdout.startswith("postfix-api-relay cached-")
     # Root does not run what the account has left.
-    assert version(home.script) == "postfix-api-relay 1.0.0"
+    assert version(home.script) == "postfix-api-relay 1.1.0"
     # Of a home where that could only be root, it does.
     home.give_to_root()
     cache.write_bytes(cache.read_bytes()[:HEADER] + made.read_bytes()[HEADER:])

@@ -1,4 +1,4 @@
-"""README.md in its parts, for the tests that hold it to its word."""
+"""The manual in its parts, README.md and the folders' own, for the tests that compare it with the program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PROJECT = Path(__file__).resolve().parents[2]
+README = PROJECT / "README.md"
+PAGES = [README, *(PROJECT / folder / "README.md" for folder in ("postfix", "selinux", "tests"))]
 # The first line of a block of commands that depend on the reader's site and are run by no test.
 OWN = "# yours to adapt\n"
 
@@ -55,15 +57,29 @@ def sections(text: str) -> dict[str, Section]:
     return found
 
 
+def page(path: Path) -> dict[str, Section]:
+    """A page of the manual by its headings."""
+    return sections(path.read_text(encoding="utf-8"))
+
+
 def section(heading: str) -> Section:
-    """The section of README.md under this heading."""
-    return sections(README.read_text(encoding="utf-8"))[heading]
+    """The section under this heading, which only one page of the manual has."""
+    [found] = [parts[heading] for parts in map(page, PAGES) if heading in parts]
+    return found
+
+
+def everything() -> Section:
+    """All pages of the manual: the first heading of each is its title."""
+    titles = [next(iter(page(path).values())) for path in PAGES]
+    return Section(
+        [line for title in titles for line in title.lines],
+        [block for title in titles for block in title.blocks],
+    )
 
 
 def blocks(language: str) -> list[Block]:
-    """All blocks of README.md in this language."""
-    [title] = re.findall("^# (.*)$", README.read_text(encoding="utf-8").split("\n```")[0], re.MULTILINE)
-    return [block for block in section(title).blocks if block.language == language]
+    """All blocks of the manual in this language."""
+    return [block for block in everything().blocks if block.language == language]
 
 
 def commands(heading: str) -> list[str]:

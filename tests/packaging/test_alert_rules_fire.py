@@ -1,4 +1,4 @@
-"""README.md's rules for Prometheus are valid, and use what --status prints: each one fires, or is silent."""
+"""The manual's rules for Prometheus are valid, and use what --status prints: each one fires, or is silent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandbox import Sandbox
 
 Changes = dict[str, Optional[str]]
 TARGET = 'instance="relay:9100",job="node"'
-# node_exporter's, of the file that README.md's line for cron writes.
+# node_exporter's, of the file that the manual's line for cron writes.
 FILE = 'node_textfile_mtime_seconds{file="/var/lib/prometheus/node-exporter/mail-relay.prom"}'
 # As Debian 11's node_exporter has it.
 OLD_FILE = 'node_textfile_mtime_seconds{file="mail-relay.prom"}'
@@ -101,8 +101,8 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The block of README.md, in a file."""
-    [text] = [block.text for block in section("Monitoring").blocks if block.language == "yaml"]
+    """The block of the manual, in a file."""
+    [text] = [block.text for block in section("Alert rules").blocks if block.language == "yaml"]
     file = tmp_path_factory.mktemp("rules") / "mail-relay.yml"
     file.write_text(text)
     return file

@@ -1,4 +1,4 @@
-"""README.md's commands, as they stand there, on a machine of the tests' own."""
+"""The manual's commands, as they are written there, on a machine of the tests' own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.home import LOG, RelayFiles
 from helpers.install import Machine, finished, release
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix
-from helpers.readme import blocks, commands, section, spans
+from helpers.readme import blocks, commands, everything, section, spans
 from helpers.shell import ACCOUNT, Shell
 from sandbox import Answer, Sandbox
 
@@ -95,7 +95,7 @@ def test_the_steps_by_hand_make_a_working_relay(
     machine: Machine, shell: Shell, project: Path, sandbox: Sandbox
 ) -> None:
     [files] = commands("1. Account and files")
-    assert shell.run(files, project).endswith("postfix-api-relay 1.0.0\n")
+    assert shell.run(files, project).endswith("postfix-api-relay 1.1.0\n")
     configure(machine, sandbox)
     [postfix] = commands("3. Postfix")
     shell.run(postfix, project)
@@ -139,7 +139,8 @@ def test_the_quick_start_delivers(installed: Machine, sandbox: Sandbox) -> None:
 
 def test_an_upgrade_changes_nothing_else(installed: Machine, shell: Shell) -> None:
     before = contents(installed)
-    with_the_installer, by_hand = commands("Upgrading")
+    [with_the_installer] = commands("Upgrading")
+    [by_hand] = commands("An upgrade by hand")
     assert "nothing to change" in shell.run(with_the_installer)
     shell.run(by_hand)
     assert contents(installed) == before
@@ -185,7 +186,7 @@ def figures(status: str) -> set[str]:
 
 
 def test_the_status_looks_as_it_is_shown(installed: Machine, shell: Shell) -> None:
-    [shown] = [block.text for block in section("Monitoring").blocks if block.language == ""]
+    [shown] = [block.text for block in section("Monitoring systems").blocks if block.language == ""]
     [command] = [line for line in checks() if line.endswith("--status")]
     real = shell.attempt(command).stdout
     labels = [[line.split()[0] for line in text.splitlines()] for text in (shown, real)]
@@ -227,7 +228,7 @@ def test_the_report_looks_as_it_is_shown(installed: Machine, shell: Shell, sandb
     sandbox.answer("sendMail", Answer(503))
     installed.postfix.smtp("ups@domain.com", ["admin@domain.com"], mail(To="admin@domain.com").decode())
     installed.wait_until_empty()
-    [shown] = [block.text for block in section("Report").blocks if block.language == "text"]
+    [shown] = [block.text for block in section("The weekly report").blocks if block.language == "text"]
     [command] = commands("Report")
     real = shell.run(command)
     texts = [
@@ -273,7 +274,9 @@ def test_agents_may_run_what_their_lines_run(installed: Machine, shell: Shell) -
 def test_the_paths_lead_to_values(installed: Machine, shell: Shell) -> None:
     [command] = [line for line in checks() if "json" in line]
     status = json.loads(shell.attempt(command).stdout)
-    paths = [span for line in section("Monitoring").lines for span in spans(line) if span.startswith("$.")]
+    paths = [
+        span for line in section("Monitoring systems").lines for span in spans(line) if span.startswith("$.")
+    ]
     assert len(paths) > 3
     for path in paths:
         value = status
@@ -352,7 +355,7 @@ RUN_THERE = {"apt", "dnf", "journalctl", "restorecon", "tests/run.sh"}
 
 
 def test_the_commands_in_the_text_work(installed: Machine, shell: Shell) -> None:
-    found = [span for line in section("postfix-api-relay").lines for span in spans(line)]
+    found = [span for line in everything().lines for span in spans(line)]
     named = {span: (span.removeprefix("sudo ") + " ").split()[0] for span in found if " " in span}
     unknown = {span for span, name in named.items() if span.startswith("sudo ")} - {
         span for span, name in named.items() if name in RUN_HERE | RUN_THERE

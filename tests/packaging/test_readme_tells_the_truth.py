@@ -1,10 +1,11 @@
-"""What README.md says is what the script, the examples, Postfix's settings and the tests are."""
+"""What the manual says is what the script, the examples, Postfix's settings and the tests are."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,7 +13,20 @@ from helpers.home import SCRIPT, RelayHome
 from helpers.mail import mail
 from helpers.pipe import pipe
 from helpers.postfix import PROJECT, fragment_settings
-from helpers.readme import OWN, README, Block, blocks, section, sections, spans, table, tables
+from helpers.readme import (
+    OWN,
+    PAGES,
+    README,
+    Block,
+    blocks,
+    commands,
+    everything,
+    page,
+    section,
+    spans,
+    table,
+    tables,
+)
 from helpers.templates import literals, unprintable
 from sandbox import Accepted, Sandbox
 
@@ -28,6 +42,7 @@ RUN_BY = {
     "A device that fills the queue": MACHINE,
     "Two tenants on one machine": MACHINE,
     "Upgrading": MACHINE,
+    "An upgrade by hand": MACHINE,
     "Uninstalling": MACHINE,
     "1. Account and files": MACHINE,
     "3. Postfix": MACHINE,
@@ -57,14 +72,14 @@ ACTIONS = {"ses:SendEmail", "ses:SendRawEmail", "ses:GetSendQuota"}
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    """The whole page."""
-    return README.read_text(encoding="utf-8")
+    """All pages."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 
 
 @pytest.fixture(scope="module")
 def quoted() -> list[str]:
     """What stands between backquotes outside of blocks."""
-    return list(dict.fromkeys(span for line in section(ALL).lines for span in spans(line)))
+    return list(dict.fromkeys(span for line in everything().lines for span in spans(line)))
 
 
 # ---------------------------------------------------------------- tables
@@ -75,7 +90,7 @@ def test_the_outcomes_are_the_scripts(relay: ModuleType) -> None:
         [cause, str(relay.EXIT_STATUS[code[0]]), f"`{code}`", meaning, advice]
         for cause, (code, meaning, advice) in relay.CAUSES.items()
     ]
-    assert table("Outcomes") == expected
+    assert table("All outcomes") == expected
 
 
 def test_what_a_refusal_means_is_the_scripts(relay: ModuleType) -> None:
@@ -84,26 +99,26 @@ def test_what_a_refusal_means_is_the_scripts(relay: ModuleType) -> None:
 
 
 def setting_rows(relay: ModuleType, kind: type) -> list[list[str]]:
-    """The rows that the script's table of settings asks for."""
+    """The rows that the script's table of settings asks for: key, what it is, what it must be, default."""
     rows = []
     for key, spec in relay.settings_of(kind).items():
         with pytest.raises(ValueError) as wanted:
             spec.read(object())
         default = "required" if spec.default is relay.REQUIRED else f"`{json.dumps(spec.default)}`"
-        rows.append([f"`{key}`", spec.about, str(wanted.value), default, f"`{json.dumps(spec.example)}`"])
+        rows.append([f"`{key}`", spec.about, str(wanted.value), default])
     return rows
 
 
-@pytest.mark.parametrize(
-    ("file", "kind"), [("relay-config.json", "RelayConfig"), ("api-secrets.json", "ApiSecrets")]
-)
-def test_the_settings_are_the_scripts(relay: ModuleType, file: str, kind: str) -> None:
-    assert table(file) == setting_rows(relay, getattr(relay, kind))
+def test_the_settings_are_the_scripts(relay: ModuleType) -> None:
+    rows = setting_rows(relay, relay.RelayConfig)
+    # What a value must be is said by the log, and by --check, where it is not.
+    assert table("relay-config.json") == [[key, about, default] for key, about, _must_be, default in rows]
+    assert table("api-secrets.json") == setting_rows(relay, relay.ApiSecrets)
 
 
 def test_the_numbers_are_the_scripts_and_postfixs(relay: ModuleType) -> None:
     fragment = dict(line.split(" = ", 1) for line in fragment_settings(PROJECT / "postfix" / "main.cf"))
-    rows = table("Rate limit and retries")
+    rows = table("Limits and times")
     assert len(rows) > 10
     for what, value, name in rows:
         key = name.strip("`")
@@ -132,13 +147,14 @@ def test_the_sender_rules_are_what_happens(home: RelayHome, sandbox: Sandbox) ->
         assert notice == ("yes" if more else "no"), sender
 
 
-def test_the_options_are_the_installers() -> None:
-    done = subprocess.run(
-        ["bash", PROJECT / "postfix" / "install.sh", "--help"], capture_output=True, text=True, timeout=60
-    )
-    known = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
-    shown = re.findall(r"--[a-z-]+", " ".join(row[0] for row in table("Quick start")))
-    assert sorted(shown) == sorted(known)
+def test_the_installer_explains_its_options_itself() -> None:
+    """The manual leaves them to --help, which has to have them all."""
+    installer = PROJECT / "postfix" / "install.sh"
+    done = subprocess.run(["bash", installer, "--help"], capture_output=True, text=True, timeout=60)
+    explained = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
+    taken = re.findall(r"^ +(--[a-z-]+(?: \| --[a-z-]+)*)\)", installer.read_text(), re.MULTILINE)
+    assert explained == {option for options in taken for option in options.split(" | ")} - {"--help"}
+    assert "`postfix/install.sh --help`" in "\n".join(section("Commands and options").lines)
 
 
 def test_a_status_is_judged_as_the_table_says(relay: ModuleType) -> None:
@@ -187,13 +203,31 @@ def test_the_policy_allows_what_the_relay_does() -> None:
 # ---------------------------------------------------------------- links and names
 
 
-def test_links_lead_to_files_and_headings(text: str) -> None:
-    links = re.findall(r"\]\(([^):]+)\)", text)
+def anchors(path: Path) -> set[str]:
+    """The anchors that a page's headings have."""
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in page(path)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    links = re.findall(r"\]\(([^):]+)\)", "\n".join(next(iter(page(path).values())).lines))
     assert links
-    headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in sections(text)}
     for link in links:
-        known = link[1:] in headings if link.startswith("#") else (PROJECT / link).exists()
-        assert known, link
+        name, _, anchor = link.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+
+
+def test_every_page_is_reached_from_the_first() -> None:
+    text = README.read_text(encoding="utf-8")
+    others = [str(path.relative_to(PROJECT)) for path in PAGES if path != README]
+    assert [name for name in others if f"]({name})" not in text] == []
+    assert sorted(PROJECT.glob("[a-z]*/README.md")) == sorted(set(PAGES) - {README})
+
+
+def test_the_manual_is_short_enough_to_find_things_in() -> None:
+    assert README.stat().st_size <= 40_000
 
 
 def test_files_of_the_project_exist(quoted: list[str]) -> None:
@@ -266,7 +300,7 @@ def is_quoted_text(span: str) -> bool:
 def test_what_the_page_quotes_is_what_the_script_can_say(quoted: list[str]) -> None:
     pieces = literals(SCRIPT.read_text(encoding="utf-8"))
     [first, *_] = tables("Troubleshooting")
-    cells = [span for row in first[1:] for span in spans(row[0])]
+    cells = [span for row in [*first[1:], *table("Rarer messages")] for span in spans(row[0])]
     assert len(cells) > 20
     texts = dict.fromkeys([*cells, *(span for span in quoted if is_quoted_text(span))])
     wrong = {span: unprintable(span, pieces) for span in texts if span not in NOT_OF_THE_SCRIPT}
@@ -277,11 +311,15 @@ def test_what_a_block_shows_is_what_the_script_can_say() -> None:
     pieces = literals(SCRIPT.read_text(encoding="utf-8"))
     shown = {block.heading: block.text.splitlines() for block in blocks("")}
     # A drawing, and lines that other tests compare with those of a delivery, and of --explain.
-    others = {"The way of a message", "What would happen to a message", "6. Try it"}
-    assert set(shown) - {"Quick start", "Monitoring"} == others
+    others = {ALL, "The first device", "An explanation", "6. Try it"}
+    assert set(shown) - {"Quick start", "Monitoring systems"} == others
     # The level stands in a column of its own.
     levels = re.compile(r"^(?:ok|warn|FAIL) {2,4}(?=\S)")
-    lines = [levels.sub("", line) for line in [*shown["Quick start"], *shown["Monitoring"]]]
+    [first, *_] = blocks("console")
+    answers = [line for line in first.text.splitlines() if not line.startswith("$ ")]
+    assert answers
+    quoted = [*answers, *shown["Quick start"], *shown["Monitoring systems"]]
+    lines = [levels.sub("", line) for line in quoted]
     wrong = {line: unprintable(line, pieces) for line in lines}
     assert {line: parts for line, parts in wrong.items() if parts} == {}
 
@@ -317,7 +355,7 @@ def test_every_block_of_commands_is_a_shells() -> None:
 def test_blocks_are_of_languages_that_are_looked_at() -> None:
     looked_at = {"sh", "json", "cron", "sudoers", "ini", "yaml", "text"}
     shown = {"console", "powershell", ""}
-    assert {block.language for block in section(ALL).blocks} == looked_at | shown
+    assert {block.language for block in everything().blocks} == looked_at | shown
 
 
 def test_scripts_that_are_started_exist() -> None:
@@ -330,8 +368,38 @@ def test_scripts_that_are_started_exist() -> None:
 
 
 def test_the_demonstrations_exist() -> None:
-    shown = [line for block in blocks("console") for line in block.text.splitlines()]
+    _first, *others = blocks("console")
+    shown = [line for block in others for line in block.text.splitlines()]
     names = [re.match(r"\$ sudo (\S+)", line) for line in shown]
     scripts = [match[1] for match in names if match]
     assert scripts == ["tests/demo.sh", "tests/run.sh"]
     assert all((PROJECT / name).is_file() for name in scripts)
+
+
+def test_the_first_screen_shows_the_commands_of_the_quick_start() -> None:
+    first, *_ = blocks("console")
+    assert first.heading == ALL
+    shown = [line.removeprefix("$ ") for line in first.text.splitlines() if line.startswith("$ ")]
+    run = [line for text in commands("Quick start") for line in text.splitlines()]
+    assert len(shown) == 2
+    assert [line for line in shown if line not in run] == []
+    # Forty lines or so: what one sees without scrolling.
+    assert README.read_text(encoding="utf-8").partition(first.text)[0].count("\n") < 40
+
+
+def without_ids(line: str) -> str:
+    """A line of the log without its time and what the provider and Postfix make up."""
+    return re.sub(r"^\[\S+\]|\b(?:queue_)?id='[^']*'", "", line)
+
+
+def test_the_first_device_leaves_the_lines_that_are_shown(home: RelayHome) -> None:
+    message = mail(
+        From="alerts@domain.com",
+        To="admin@domain.com",
+        Subject="UPS: On Battery",
+        Message_ID="<1@ups.domain.com>",
+    )
+    pipe(home, message, "admin@domain.com", sender="alerts@domain.com", client="192.168.1.20")
+    [shown] = [block.text for block in blocks("") if block.heading == "The first device"]
+    log = home.log().splitlines()
+    assert [without_ids(line) for line in shown.splitlines()] == [without_ids(line) for line in log]

@@ -1,4 +1,4 @@
-"""README.md's recipes for devices that want TLS or a password, as they stand there, on a real Postfix."""
+"""The manual's recipes for devices that want TLS or a password, as they stand there, on a real Postfix."""
 
 from __future__ import annotations
 
