@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.large_mail import MB, encoded, file_part, message, multipart, noise, scan, text_part
 from helpers.mail import mail
@@ -150,7 +151,7 @@ def test_a_site_may_refuse_large_messages(sandbox: Sandbox, home: RelayHome, del
     assert made(sandbox) == ["sendMail"]
     expect_refused(sandbox, home, "5.3.4", "the message is too large for Graph")
     # Nor does it when Graph says so.
-    sandbox.answer("sendMail", graph_error(413, "RequestEntityTooLarge", "Too large."))
+    sandbox.answer("sendMail", provided("graph/request-entity-too-large"))
     assert deliver(scan(1), RECIPIENT).dsn == "5.3.4"
     assert "draft" not in made(sandbox)
 
@@ -203,7 +204,7 @@ def test_what_the_mailbox_does_not_take_is_refused(
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(
     "answer",
-    [graph_error(413, "RequestEntityTooLarge", "Too large."), graph_error(400, "BadRequest", TOO_LONG)],
+    [provided("graph/request-entity-too-large"), provided("graph/request-length-4mb", message=TOO_LONG)],
     ids=["413", "400"],
 )
 def test_a_request_that_is_too_long_is_made_as_a_draft(

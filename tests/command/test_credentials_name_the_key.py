@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand
 from helpers.chain import Chain
 from helpers.home import RelayHome
@@ -77,7 +78,7 @@ def test_a_notice_has_it_in_a_line_of_its_own(
     """Long reasons are cut."""
     use_ses(home)
     home.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=defer)
-    sandbox.answer("ses", ses_error(400, "MessageRejected", f"Email address is not verified. {LONG}"))
+    sandbox.answer("ses", provided("ses/not-verified", message=f"Email address is not verified. {LONG}"))
     sender = "network@domain.com"
     delivery = deliver(mail(From=sender), "to@external.com", sender=sender)
     assert delivery.verdict == ("deferred" if defer else "bounced")

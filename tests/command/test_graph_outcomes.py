@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
@@ -210,9 +211,7 @@ def test_a_fault_that_passes_by_its_own_words_is_no_verdict(
 
 def test_the_words_of_an_address_say_nothing(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer(
-        "sendMail", graph_error(404, "ErrorInvalidUser", "'transient.quota@domain.com' is invalid.")
-    )
+    sandbox.answer("sendMail", provided("graph/unknown-mailbox"))
     expect(deliver(mail(), "to@external.com"), "4.1.8")
 
 
@@ -220,7 +219,7 @@ def test_a_request_that_graph_finds_too_long_is_a_message_that_is_too_large(
     sandbox: Sandbox, deliver: Deliver
 ) -> None:
     text = "The maximum request length supported is 4MB."
-    sandbox.answer("sendMail", graph_error(400, "BadRequest", text))
+    sandbox.answer("sendMail", provided("graph/bad-request", message=text))
     expect(deliver(mail(), "to@external.com"), "5.3.4", text)
 
 
@@ -255,7 +254,7 @@ def test_too_many_token_requests_defer_and_pause(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, shipped: bool
 ) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
-    sandbox.answer("token", entra_error(400, "invalid_grant", 50196, "The server detected a loop."))
+    sandbox.answer("token", provided("entra/too-many-requests"))
     expect(deliver(mail(), "to@external.com"), "4.4.5", "AADSTS50196")
     expect(deliver(mail(), "to@external.com"), "4.4.5", "the provider asked for a pause")
     assert len(sandbox.requests) == 1
@@ -342,7 +341,7 @@ def test_a_transient_failure_is_not_mailed(sandbox: Sandbox, deliver: Deliver, a
 
 
 def test_the_alert_names_what_failed(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", graph_error(403, "ErrorSendAsDenied", "No right to send as this."))
+    sandbox.answer("sendMail", provided("graph/sender-denied"))
     deliver(mail(), "to@external.com", "bcc@domain.com", client="10.2.2.2")
     (alert,) = sandbox.accepted
     assert alert.to == ["admin@domain.com"]
@@ -363,7 +362,7 @@ def test_the_alert_names_what_failed(sandbox: Sandbox, home: RelayHome, deliver:
 def test_an_alert_that_fails_is_logged_and_leads_to_no_other(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "first"), answer)
+    sandbox.answer("sendMail", provided("graph/mime-invalid", message="first"), answer)
     expect(deliver(mail(), "to@external.com"), "5.6.0", "first")
     assert "failure notice not sent" in home.log()
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "sendMail"]

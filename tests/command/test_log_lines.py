@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from sandbox import Answer, Sandbox, graph_error
@@ -86,7 +87,7 @@ def test_a_transient_failure_is_one_line(sandbox: Sandbox, home: RelayHome, deli
 
 
 def test_a_permanent_failure_has_its_traceback(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "wrong"))
+    sandbox.answer("sendMail", provided("graph/mime-invalid"))
     deliver(mail(), "to@external.com")
     assert "Traceback (most recent call last)" in home.log()
     assert len(records(home)) > 6
@@ -172,7 +173,7 @@ def test_secrets_that_a_provider_echoes_stay_out(
         (home.path / ".graph-token-cache").unlink()
         sandbox.answer("token", Answer(400, body=b"you said client-secret"))
     else:
-        sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", f"you said Bearer {token}"))
+        sandbox.answer("sendMail", provided("graph/mime-invalid", message=f"you said Bearer {token}"))
     delivery = deliver(mail(), "to@external.com")
     assert "you said" in delivery.text
     notices = "".join(message.raw.decode() for message in sandbox.accepted)
@@ -189,7 +190,7 @@ def test_every_line_of_a_message_has_its_queue_id(
     assert (
         deliver(mail(From=None), "to@external.com", sender="x@y.org", queue_id="4zReplaced").verdict == "sent"
     )
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No."))
+    sandbox.answer("sendMail", provided("graph/mime-invalid", message="No."))
     assert deliver(mail(), "to@external.com", "no address", queue_id="4zBounced").verdict == "bounced"
     assert deliver(mail(To=None), "to@external.com", queue_id="4zRejected").verdict == "bounced"
     sandbox.answer("sendMail", Answer(503))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, json_answer, ses_error, ses_query_error
+from sandbox import Answer, Sandbox, json_answer, ses_error
 
 DEFERS = {
     "Throttling": 400,
@@ -166,7 +167,7 @@ def test_a_message_beyond_what_ses_takes_is_refused_without_a_call(
 
 def test_an_address_with_the_words_of_an_account(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
     ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("ses", ses_error(400, "BadRequestException", "Illegal address: <paused@suspended>"))
+    sandbox.answer("ses", provided("ses/illegal-address"))
     assert deliver(mail(), "to@external.com")[:3] == ("bounced", "5.6.0", 1)
 
 
@@ -195,7 +196,7 @@ def test_an_answer_of_something_in_between_is_no_verdict(
 
 def test_an_error_in_xml_is_ses_s_own(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
     """Its first interface's form, which its front end uses for whoever has no business there."""
-    sandbox.answer("ses", ses_query_error(403, "AccessDenied", "No."))
+    sandbox.answer("ses", provided("ses/quota-access-denied", message="No."))
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("bounced", "5.7.1", 1)
     assert "HTTP 403 AccessDenied: No." in delivery.text
@@ -217,7 +218,7 @@ def test_a_wrong_clock_is_not_a_wrong_key(
 @pytest.mark.parametrize(
     "answer",
     [
-        ses_error(400, "MailFromDomainNotVerifiedException:http://internal.amazon.com/coral/", "No."),
+        provided("ses/mail-from-not-verified-url", message="No."),
         json_answer(400, {"__type": "com.amazonaws#MailFromDomainNotVerifiedException", "message": "No."}),
         json_answer(400, {"code": "MailFromDomainNotVerifiedException", "Message": "No."}),
     ],

@@ -15,6 +15,7 @@ from typing import Callable
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.aws_metadata import (
     AS_THE_MACHINE,
     HTML,
@@ -33,7 +34,7 @@ from helpers.script import change_constants
 from helpers.state import KEYS, pass_by, pass_by_incident, put_calls, read
 from helpers.tunnel import Tunnel
 from helpers.waiting import processes, wait_until
-from sandbox import Answer, Sandbox, SessionKeys, ses_error, ses_query_error
+from sandbox import Answer, Sandbox, SessionKeys, ses_error
 
 RECIPIENT = "to@external.com"
 ASKED: list[Step] = ["token", "role", "keys"]
@@ -534,7 +535,7 @@ def test_a_role_that_may_not_be_taken_on_defers(sandbox: Sandbox, home: RelayHom
     )
     use_machine(home, AWS_PROFILE="relay", AWS_CONFIG_FILE=str(config), AWS_ENDPOINT_URL_STS=sandbox.url)
     text = "User: base is not authorized to perform: sts:AssumeRole"
-    sandbox.answer("quota", ses_query_error(403, "AccessDenied", text))
+    sandbox.answer("quota", provided("ses/quota-access-denied", message=text))
     expect_none(pipe(home, mail(), RECIPIENT), "AccessDenied", text)
     assert b"Action=AssumeRole" in sandbox.requests[0].body
     assert len(sandbox.requests) == 1
@@ -571,7 +572,7 @@ def test_check_says_why_there_are_no_keys(metadata: AwsMetadata, checked: Chain)
 
 def test_check_names_the_role_that_may_not_send(sandbox: Sandbox, checked: Chain) -> None:
     text = "User: relay-role is not authorized to perform: ses:GetSendQuota"
-    sandbox.answer("quota", ses_query_error(403, "AccessDenied", text))
+    sandbox.answer("quota", provided("ses/quota-access-denied", message=text))
     (line,) = checked.check().problems
     assert line.startswith(
         "warn  SES get_send_quota failed with this machine's keys: HTTP 403 AccessDenied: "
