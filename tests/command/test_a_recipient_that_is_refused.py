@@ -84,8 +84,7 @@ def test_a_recipient_that_is_not_verified(sandbox: Sandbox, ses: RelayHome, deli
 def test_nobody_is_left_out_for_a_sender_that_is_not_verified(
     sandbox: Sandbox, ses: RelayHome, deliver: Deliver
 ) -> None:
-    text = "Email address is not verified. The following identities failed the check: network@domain.com"
-    sandbox.answer("ses", provided("ses/rejected", message=text))
+    sandbox.answer("ses", provided("ses/not-verified", addresses="network@domain.com"))
     delivery = deliver(mail(From="network@domain.com"), "to@external.com", "b@x.test")
     assert delivery.verdict != "sent"
     assert "left out" not in ses.log()

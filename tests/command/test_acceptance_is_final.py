@@ -33,7 +33,7 @@ def test_a_failed_notice(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fa
 
 
 def test_a_failed_notice_of_ses(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("ses", Answer(), provided("ses/rejected", message="no"))
+    sandbox.answer("ses", Answer(), provided("ses/rejected"))
     assert deliver(mail(From=None), "to@external.com", sender=STRANGER) == ("sent", "2.0.0", 0, b"")
     assert "override notice not sent" in ses.log()
 

@@ -127,7 +127,7 @@ def test_a_call_of_refused_recipients_costs_the_next_calls_nothing(
     """SES names one of them at a time, for longer than the relay asks."""
     ses.configure(RATE_LIMIT_PER_MINUTE=0)
     everyone = crowd(120)
-    refusals = [provided("ses/illegal-address", message=f"Illegal address: {name}") for name in everyone[:50]]
+    refusals = [provided("ses/illegal-address", address=name) for name in everyone[:50]]
     sandbox.answer("ses", *refusals[:31])
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(everyone[50:], 1)

@@ -387,7 +387,7 @@ def test_a_pause(sandbox: Sandbox, home: RelayHome) -> None:
 def test_a_refusal(sandbox: Sandbox, home: RelayHome, cause: str) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     if cause == "mailbox":
-        sandbox.answer("sendMail", provided("graph/unknown-mailbox", message="No.")._replace(times=None))
+        sandbox.answer("sendMail", provided("graph/unknown-mailbox")._replace(times=None))
     else:
         sandbox.answer("token", provided("entra/secret-expired"))
     assert pipe(home, mail(), TO).verdict == "deferred"

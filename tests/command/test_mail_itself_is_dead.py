@@ -33,7 +33,7 @@ AGAIN_SECONDS = 300
 DAY_SECONDS = 86400
 AWAY = Answer(503, body=b"out of <!channel> order `@all` & [so](https://x.org) on", times=None)
 EXPIRED = provided("entra/secret-expired")._replace(times=None)
-DENIED = provided("graph/access-denied", message="No.")._replace(times=None)
+DENIED = provided("graph/access-denied")._replace(times=None)
 BAD_RECIPIENT = provided("graph/invalid-recipients")._replace(times=None)
 UNKNOWN = graph_error(400, "NeverHeardOf", "What?")._replace(times=None)
 

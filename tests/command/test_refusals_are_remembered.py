@@ -143,9 +143,9 @@ def test_a_test_message_is_sent_whatever_is_remembered(
     "answer",
     [
         graph_error(400, "NeverHeardOf", "What Graph says."),
-        provided("graph/invalid-recipients", message="No."),
+        provided("graph/invalid-recipients"),
         provided("graph/message-too-large-413"),
-        provided("graph/server-busy", message="Busy."),
+        provided("graph/server-busy"),
         Answer(403, body=b"<html>Blocked</html>"),
         Answer(action="reset-after-read"),
     ],
@@ -226,8 +226,7 @@ def test_a_recipient_that_is_not_verified_stops_no_other_mail(
     """SES's own sandbox sends to verified recipients only."""
     use_ses(shipped)
     shipped.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    text = "Email address is not verified. The following identities failed the check: to@external.com"
-    sandbox.answer("ses", provided("ses/rejected", message=text))
+    sandbox.answer("ses", provided("ses/not-verified", addresses="to@external.com"))
     delivery = send(deliver)
     assert delivery[:2] == ("deferred", "4.7.1")
     assert "ask AWS for production access" in delivery.text

@@ -58,7 +58,7 @@ def test_an_accepted_message(sandbox: Sandbox, sound: RelayHome, user: str, prov
 
 
 def test_a_refused_message(sandbox: Sandbox, sound: RelayHome) -> None:
-    sandbox.answer("sendMail", provided("graph/access-denied"))
+    sandbox.answer("sendMail", provided("graph/access-denied", message="client-secret may not\nsend"))
     text = "5.7.1 Graph sendMail failed: HTTP 403 ErrorAccessDenied: [secret] may not send"
     expected = f"FAIL  {text}; check what the app or key may send as"
     assert send_test(sound) == (1, [expected])

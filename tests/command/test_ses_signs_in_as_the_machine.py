@@ -34,7 +34,7 @@ from helpers.script import change_constants
 from helpers.state import KEYS, pass_by, pass_by_incident, put_calls, read
 from helpers.tunnel import Tunnel
 from helpers.waiting import processes, wait_until
-from sandbox import Answer, Sandbox, SessionKeys, ses_error
+from sandbox import Answer, Sandbox, SessionKeys
 
 RECIPIENT = "to@external.com"
 ASKED: list[Step] = ["token", "role", "keys"]
@@ -226,7 +226,7 @@ def test_a_quota_that_cannot_be_asked_for_costs_no_second_search(
         ("keys", Fault(503, HTML)),
         ("keys", Fault(200, HTML)),
         ("keys", Fault(200, b"[]")),
-        ("keys", Fault(200, b'{"Code": "AssumeRoleUnauthorizedAccess", "Message": "EC2 cannot assume"}')),
+        ("keys", Fault(200, provided("aws/instance-keys-refused").body)),
         ("keys", Fault(delay=3)),
     ],
     ids=lambda value: (
@@ -433,13 +433,13 @@ def test_refused_keys_are_asked_for_once_more(
     assert len(read(instance, ".rate-limit-state")["calls"]) == 3
 
 
-@pytest.mark.parametrize("code", ["ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize("name", ["expired-token-exception", "unknown-key", "wrong-signature"])
 def test_new_keys_that_are_refused_are_not_asked_for_again(
-    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, code: str
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, name: str
 ) -> None:
     pipe(instance, mail(), RECIPIENT)
     sandbox.requests.clear()
-    sandbox.answer("ses", ses_error(403, code, "No.")._replace(times=None))
+    sandbox.answer("ses", provided(f"ses/{name}")._replace(times=None))
     delivery = pipe(instance, mail(), RECIPIENT)
     assert (delivery.verdict, delivery.dsn) == ("bounced", "5.7.8")
     assert len([request for request in sandbox.requests if request.role == "ses"]) <= 3
@@ -496,12 +496,8 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
     sandbox: Sandbox, metadata: AwsMetadata, home: RelayHome
 ) -> None:
     keys = sandbox.issue_keys(3600)
-    answer = (
-        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>"
-        f"<AccessKeyId>{keys.key_id}</AccessKeyId><SecretAccessKey>{keys.secret}</SecretAccessKey>"
-        f"<SessionToken>{keys.token}</SessionToken><Expiration>{as_json(keys)['Expiration']}</Expiration>"
-        "</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
-    )
+    values = {"key_id": keys.key_id, "secret": keys.secret, "token": keys.token}
+    answer = provided("aws/sts-web-identity", **values, ends=as_json(keys)["Expiration"])
     with Tunnel() as proxy:
         metadata.use_instance(home)
         home.configure(RATE_LIMIT_PER_MINUTE=28, HTTPS_PROXY=proxy.url)
@@ -511,7 +507,7 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
         use_web_identity(home, sandbox.url)
         home.configure(RATE_LIMIT_PER_MINUTE=28, HTTPS_PROXY=proxy.url)
         # CA_BUNDLE is what lets this be trusted.
-        sandbox.answer("quota", Answer(200, {"Content-Type": "text/xml"}, answer.encode()))
+        sandbox.answer("quota", answer)
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
         assert len(proxy.targets) == 3
     assert [request.role for request in sandbox.requests] == ["ses", "quota", "ses"]

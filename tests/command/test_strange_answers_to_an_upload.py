@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,7 +69,8 @@ def test_pages_for_ranges_send_nothing(sandbox: Sandbox, home: RelayHome, delive
 
 def ranges(*expected: object) -> Answer:
     """What Graph says to have of a file."""
-    return json_answer(200, {"nextExpectedRanges": expected})
+    told = provided("graph/upload-progress")
+    return told._replace(body=json.dumps({**json.loads(told.body), "nextExpectedRanges": expected}).encode())
 
 
 UPLOADS = {

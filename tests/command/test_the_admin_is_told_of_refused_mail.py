@@ -18,7 +18,7 @@ ALERTS, NETWORK = "alerts@domain.com", "network@domain.com"
 GONE = provided("graph/no-rest-mailbox")
 REFUSALS = {
     "mailbox": (GONE, "the provider does not know the sending mailbox"),
-    "permission": (provided("graph/access-denied", message="No."), "refuses this sender or account"),
+    "permission": (provided("graph/access-denied"), "refuses this sender or account"),
     "full": (provided("graph/mailbox-full"), "the sending mailbox is full"),
     "quota": (provided("graph/submission-quota"), "has used up its quota"),
     "unknown": (graph_error(400, "NeverHeardOf", "What?"), "the provider refuses the request"),
@@ -172,7 +172,7 @@ def test_status_names_refused_credentials(sandbox: Sandbox, shipped: RelayHome, 
 
 
 def test_nobody_is_told_of_what_passes(sandbox: Sandbox, shipped: RelayHome, deliver: Deliver) -> None:
-    for answer in (provided("graph/server-busy-400", message="x"), Answer(403, body=b"<html>"), Answer(503)):
+    for answer in (provided("graph/server-busy-400"), Answer(403, body=b"<html>"), Answer(503)):
         sandbox.answer("sendMail", answer)
         assert send(deliver, NETWORK).verdict == "deferred"
     assert send(deliver, NETWORK).verdict == "sent"

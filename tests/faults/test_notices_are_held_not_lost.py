@@ -222,7 +222,7 @@ def test_bounces_cause_no_notice(sandbox: Sandbox, home: RelayHome, deliver: Del
     sandbox.answer("sendMail", provided("graph/invalid-recipients"))
     assert send(deliver, sender).verdict == "bounced"
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("sendMail", provided("graph/access-denied", message="Denied."))
+    sandbox.answer("sendMail", provided("graph/access-denied"))
     assert send(deliver, sender).verdict == "deferred"
     assert notices(sandbox) == []
     assert [request.role for request in sandbox.requests].count("sendMail") == 3

@@ -92,8 +92,8 @@ def test_retry_after_is_kept(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, value: str, seconds: float
 ) -> None:
     value = http_date(90) if value == "in 90 s" else value
-    answer = graph_error(status, "TooManyRequests", "Slow down.", {"Retry-After": value})
-    sandbox.answer("sendMail", answer)
+    answer = provided("graph/throttled", retry_after=value)
+    sandbox.answer("sendMail", answer._replace(status=status))
     began = clock()
     assert send(deliver).verdict == "deferred"
     expect_pause(home, seconds, began)
@@ -139,7 +139,7 @@ def test_only_the_mailbox_that_sent_too_much_is_held_up(
     """Where each has a window of its own. A second one that is held up leaves the first one its pause."""
     devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
     home.configure(RATE_LIMIT_SCOPE="sender", **devices)
-    throttled = provided("graph/application-throttled", message="Slow down.", retry_after="120")
+    throttled = provided("graph/application-throttled", retry_after="120")
     for sender in SENDERS[:2]:
         sandbox.answer("sendMail", throttled)
         assert send_from(deliver, sender).text.startswith("4.4.5 Graph sendMail failed: HTTP 429")
@@ -156,9 +156,7 @@ def test_a_mailbox_that_is_closed_is_closed_alone(
     """sendMail speaks for one mailbox, whose server may be another than that of the next."""
     devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
     home.configure(RATE_LIMIT_SCOPE="sender", **devices)
-    sandbox.answer(
-        "sendMail", graph_error(503, "ErrorMailboxStoreUnavailable", "Later.", {"Retry-After": "120"})
-    )
+    sandbox.answer("sendMail", provided("graph/mailbox-store-unavailable", retry_after="120"))
     began = clock()
     assert send_from(deliver, SENDERS[0]).dsn == "4.3.2"
     expect_pause(home, 120, began)
@@ -203,7 +201,7 @@ def test_a_pause_of_a_mailbox_that_cannot_be_is_ignored(
 
 
 def test_mail_flows_once_the_pause_is_over(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", provided("graph/throttled", message="Slow down.", retry_after="120"))
+    sandbox.answer("sendMail", provided("graph/throttled", retry_after="120"))
     assert send(deliver).verdict == "deferred"
     assert send(deliver).dsn == "4.4.5"
     end_pause(home, 2.0)
@@ -221,7 +219,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(
     home.configure(RATE_LIMIT_SCOPE=scope)
     gates = {"120": Event(), "5": Event()}
     for seconds, gate in gates.items():
-        answer = provided("graph/throttled", message="Slow down.", retry_after=seconds)
+        answer = provided("graph/throttled", retry_after=seconds)
         sandbox.answer("sendMail", answer._replace(gate=gate))
     began = clock()
     with ThreadPoolExecutor() as pool:
@@ -237,7 +235,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(
 
 
 def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", Answer(), provided("graph/throttled", message="Slow down.", retry_after="120"))
+    sandbox.answer("sendMail", Answer(), provided("graph/throttled", retry_after="120"))
     began = clock()
     assert deliver(mail(From=None), "to@external.com", sender="stranger@domain.com").verdict == "sent"
     expect_pause(home, 120, began)
@@ -249,9 +247,9 @@ def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome,
     [
         (provided("ses/too-many-requests"), THROTTLED),
         (provided("ses/throttling"), THROTTLED),
-        (provided("ses/throttling-exception"), LONGEST),
+        (provided("ses/daily-quota"), LONGEST),
         (provided("ses/limit-exceeded"), THROTTLED),
-        (provided("ses/too-many-requests", message="x")._replace(headers={"Retry-After": "90"}), 90.0),
+        (provided("ses/too-many-requests")._replace(headers={"Retry-After": "90"}), 90.0),
         (Answer(503, {"Retry-After": "90"}, b"busy"), 90.0),
     ],
     ids=["rate", "old code", "day", "limit", "Retry-After", "503"],

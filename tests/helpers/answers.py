@@ -124,6 +124,11 @@ def stored(name: str) -> dict[str, Any]:
     return content
 
 
+def names(service: str) -> list[str]:
+    """The names of all answers of a service."""
+    return [f"{service}/{file.stem}" for file in sorted((ANSWERS / service).glob("*.json"))]
+
+
 def placeholders(value: object) -> set[str]:
     """The names in braces within a file's headers, body or examples."""
     if isinstance(value, str):
