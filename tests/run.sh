@@ -3,6 +3,8 @@
 #     sudo tests/run.sh [--nightly] [PYTEST_ARGUMENT...]
 # Or the installation, and all of this, in fresh systems:
 #     sudo tests/run.sh --fresh [--quick-start] [DEBIAN_RELEASE...]
+# Or the providers' answers that the tests rely on, compared with those of the real ones (tests/answers/README.md):
+#     tests/run.sh --live CREDENTIALS_FILE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/machine.sh
@@ -18,6 +20,12 @@ interpreter() {
         fi
     done
 }
+
+if [ "${1-}" = --live ]; then
+    shift
+    make_venv .venv "$PYTHON" pyproject.toml '.[test]'
+    exec .venv/bin/python tests/live.py "$@"
+fi
 
 [ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as users of their own: run this as root'
 
