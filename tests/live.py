@@ -178,8 +178,8 @@ def fields(expected: Answer, found: requests.Response, also: list[str]) -> Itera
         if name not in found.headers:
             yield f"no {name}"
     types = media_type(found.headers), media_type(expected.headers)
-    if types[0] != types[1] and "Content-Type" in expected.headers:
-        yield f"type {types[0]} instead of {types[1]}"
+    if types[0] != types[1] and types[1]:
+        also.append(f"the type {types[0]} in place of {types[1]}")
     also += [name for name in READ if name in found.headers and name not in expected.headers]
 
 
@@ -215,7 +215,7 @@ class Report:
         except requests.RequestException as error:
             self.tell(name, "differs", f"no answer ({type(error).__name__})")
             raise Stopped from None
-        more = f"there is also {', '.join(sorted(also)[:20])}" if also else ""
+        more = f"but it has {', '.join(sorted(also)[:20])}" if also else ""
         self.tell(name, "differs" if found else "same", "; ".join(found) or more)
         return answer
 

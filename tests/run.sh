@@ -24,7 +24,10 @@ interpreter() {
 if [ "${1-}" = --live ]; then
     shift
     make_venv .venv "$PYTHON" pyproject.toml '.[test]'
-    exec .venv/bin/python tests/live.py "$@"
+    project=$PWD
+    # Where a name of the file without a slash in front has its meaning.
+    cd "$OLDPWD"
+    exec "$project/.venv/bin/python" "$project/tests/live.py" "$@"
 fi
 
 [ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as users of their own: run this as root'
