@@ -39,37 +39,34 @@ def users() -> list[Path]:
     return [file for file in sorted(TESTS.rglob("*.py")) if file not in others]
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_file_says_what_it_is_and_where_it_is_from(name: str) -> None:
-    content = stored(name)
-    assert content.keys() >= REQUIRED and not content.keys() - REQUIRED - OPTIONAL
-    assert re.fullmatch(
-        r"(docs|seen by others|seen with a real account|none found): \S.{9,}", content["source"]
-    )
-    assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", content["date"])
-    assert content["request"] == "any" or re.match(r"(GET|POST|PUT|PATCH|DELETE) /", content["request"])
-    assert content["status"] in set(HTTPStatus)
-    assert re.fullmatch("[a-z0-9-]+", name.partition("/")[2])
-    # As an editor leaves it, so that changes are easy to see.
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    assert (ANSWERS / f"{name}.json").read_text(encoding="utf-8") == text
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_file_says_what_it_is_and_where_it_is_from(service: str) -> None:
+    kinds = "docs|seen by others|seen with a real account|none found"
+    for name in names(service):
+        content = stored(name)
+        assert content.keys() >= REQUIRED and not content.keys() - REQUIRED - OPTIONAL, name
+        assert re.fullmatch(rf"({kinds}): \S.{{9,}}", content["source"]), name
+        assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", content["date"]), name
+        assert re.match(r"any$|(GET|POST|PUT|PATCH|DELETE) /", content["request"]), name
+        assert content["status"] in set(HTTPStatus), name
+        assert re.fullmatch("[a-z0-9-]+", name.partition("/")[2])
+        # As an editor leaves it, so that changes are easy to see.
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        assert (ANSWERS / f"{name}.json").read_text(encoding="utf-8") == text, name
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_file_gives_an_answer_with_its_own_examples(name: str) -> None:
-    content = stored(name)
-    places = placeholders([content["headers"], content.get("body"), content.get("examples")])
-    assert places - FRESH.keys() == content.get("examples", {}).keys()
-    answer = provided(name)
-    assert not placeholders([dict(answer.headers), answer.body.decode()])
-    if "json" in answer.headers.get("Content-Type", ""):
-        assert isinstance(json.loads(answer.body), dict)
-    if (
-        content["status"] >= 400
-        and answer.body[:1] == b"{"
-        and not name.startswith(("aws", "azure", "ses/front"))
-    ):
-        assert error_code(answer)
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_file_gives_an_answer_with_its_own_examples(service: str) -> None:
+    for name in names(service):
+        content = stored(name)
+        places = placeholders([content["headers"], content.get("body"), content.get("examples")])
+        assert places - FRESH.keys() == content.get("examples", {}).keys(), name
+        answer = provided(name)
+        assert not placeholders([dict(answer.headers), answer.body.decode()]), name
+        if "json" in answer.headers.get("Content-Type", ""):
+            assert isinstance(json.loads(answer.body), dict), name
+        if service in ("graph", "entra", "ses") and content["status"] >= 400:
+            assert error_code(answer) or name == "ses/front-end-too-large", name
 
 
 def test_a_value_takes_its_place_as_it_is() -> None:
