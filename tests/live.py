@@ -1,7 +1,7 @@
 """Compare the answers in answers/ with those of the real services: tests/run.sh --live CREDENTIALS_FILE.
 
 What it does to the accounts, and the form of the file, are in answers/README.md. It prints a line for each
-answer, and never a secret or a text of the service's. Exits 0 if nothing differs, 1 if something does, and 2
+answer, and never a secret or a message of the service's. Exits 0 if nothing differs, 1 if something does, and 2
 if the file cannot be used.
 """
 
@@ -41,6 +41,8 @@ READ = ("Retry-After", "request-id", "x-amzn-ErrorType", "x-amzn-RequestId", "Lo
 SECTION = {"graph": "graph", "entra": "graph", "ses": "ses", "azure": "", "aws": ""}
 NOT_ASKED = 'throttling is provoked only with "throttle": true'
 STOPPED = "a request that has to come before it did not succeed"
+# What comes of an answer that has another form, where it is needed for the next request.
+UNREADABLE = (requests.RequestException, ValueError, LookupError, TypeError, AttributeError)
 PREFER = {"Prefer": 'IdType="ImmutableId"'}
 
 
@@ -402,7 +404,7 @@ class GraphAccount:
     def clean_up(self) -> None:
         """Delete the drafts that are left, and look whether they are gone."""
         for draft in self.made:
-            with contextlib.suppress(requests.RequestException):
+            with contextlib.suppress(*UNREADABLE):
                 if self.ask("GET", f"messages/{draft}?$select=isDraft").json().get("isDraft"):
                     self.ask("DELETE", f"messages/{draft}")
 
@@ -412,12 +414,12 @@ def try_graph(section: Section, report: Report, throttle: bool) -> None:
     account = GraphAccount(section, report)
     try:
         account.sign_in()
-    except Stopped:
+    except (Stopped, *UNREADABLE):
         return
     parts = [account.messages, account.refused_drafts, account.drafts]
     try:
         for part in [*parts, account.throttle] if throttle else parts:
-            with contextlib.suppress(Stopped, requests.RequestException):
+            with contextlib.suppress(Stopped, *UNREADABLE):
                 part()
     finally:
         account.clean_up()

@@ -59,13 +59,15 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: setattr(chain.sandbox, "secret", "another"),
         "5.7.8 Failed to obtain Graph token: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret"
-        " provided. Trace ID: … Correlation ID: …",
+        " provided. Ensure the secret being sent in the request is the client secret value, not the client secret"
+        " ID, for a secret added to app 'client-id'. Trace ID: … Correlation ID: …",
         "API_SECRET is not the Value of a client secret, but perhaps its Secret ID; check api-secrets.json",
     ),
     "another tenant": fault(
         "FAIL",
         lambda chain: chain.secrets(API_TENANT_OR_REGION="elsewhere"),
-        "5.7.8 Failed to obtain Graph token: HTTP 400 invalid_request: AADSTS90002: Tenant not found. …",
+        "5.7.8 Failed to obtain Graph token: HTTP 400 invalid_request: AADSTS90002: Tenant 'elsewhere'"
+        " not found. …",
         "API_TENANT_OR_REGION is no tenant's id; check api-secrets.json",
     ),
     "provider that is away": fault(
@@ -107,7 +109,8 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: chain.use_ses(API_SECRET="another"),
         "5.7.8 SES get_send_quota failed: HTTP 403 SignatureDoesNotMatch: The request signature we calculated"
-        " does not match.",
+        " does not match the signature you provided. Check your AWS Secret Access Key and signing method."
+        " Consult the service documentation for details.",
         "API_SECRET is not the secret access key of API_ID; check api-secrets.json",
     ),
     "SES and a wrong clock": fault(

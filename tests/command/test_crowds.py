@@ -579,7 +579,7 @@ def test_a_message_that_is_refused_later(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
     """Those who have got it cannot be told otherwise: a notice names the others."""
-    virus = provided("ses/rejected")
+    virus = provided("ses/rejected", message="The attachment has a virus.")
     sandbox.answer("ses", Answer(), virus)
     assert deliver(MESSAGE, *EVERYONE) == ("sent", "2.0.0", 0, b"")
     assert mailed(sandbox) == dict.fromkeys(EVERYONE[:50] + EVERYONE[100:], 1)
