@@ -1,8 +1,8 @@
 """Compare the answers in answers/ with those of the real services: tests/run.sh --live CREDENTIALS_FILE.
 
 What it does to the accounts, and the form of the file, are in answers/README.md. It prints a line for each
-answer, and never a secret or a message of the service's. Exits 0 if nothing differs, 1 if something does, and 2
-if the file cannot be used.
+answer, and never a secret or a message of the service's. Exits 0 if nothing differs, 1 if something does,
+and 2 if the file cannot be used.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def kind(value: object) -> str:
 def shape(expected: Any, found: Any, where: str, also: list[str]) -> Iterator[str]:
     """How the members of JSON and their types differ; `also` gets what is only in what was found."""
     if kind(expected) != kind(found):
-        yield f"{where or 'the body'} is a {kind(found)} instead of a {kind(expected)}"
+        yield f"{where.rstrip('.') or 'the body'} is a {kind(found)} instead of a {kind(expected)}"
     elif isinstance(expected, dict):
         also += [f"{where}{name}" for name in found if name not in expected]
         for name, value in expected.items():

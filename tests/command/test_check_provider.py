@@ -59,8 +59,8 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: setattr(chain.sandbox, "secret", "another"),
         "5.7.8 Failed to obtain Graph token: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret"
-        " provided. Ensure the secret being sent in the request is the client secret value, not the client secret"
-        " ID, for a secret added to app 'client-id'. Trace ID: … Correlation ID: …",
+        " provided. Ensure the secret being sent in the request is the client secret value, not the client"
+        " secret ID, for a secret added to app 'client-id'. Trace ID: … Correlation ID: …",
         "API_SECRET is not the Value of a client secret, but perhaps its Secret ID; check api-secrets.json",
     ),
     "another tenant": fault(

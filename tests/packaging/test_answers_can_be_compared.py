@@ -17,7 +17,7 @@ from helpers.answers import ANSWERS, names
 from helpers.postfix import PROJECT, replaced
 from moto.server import ThreadedMotoServer
 from moto.ses.models import ses_backends
-from sandbox import Sandbox, provided
+from sandbox import Answer, Sandbox, json_answer, provided
 
 MAILBOX = "me@domain.com"
 SECRETS = ("client-secret", "tenant-secret")
@@ -71,6 +71,10 @@ def ses(endpoint: str, **changes: str) -> dict[str, str]:
     return {**usual, "from": MAILBOX, "to": MAILBOX, "endpoint": endpoint, **changes}
 
 
+def sound_ses(sandbox: Sandbox) -> dict[str, str]:
+    return ses(sandbox.url, ca_file=str(sandbox.ca_file))
+
+
 @pytest.fixture
 def service(sandbox: Sandbox) -> Sandbox:
     """A provider that knows one mailbox, which SES has verified."""
@@ -79,7 +83,7 @@ def service(sandbox: Sandbox) -> Sandbox:
 
 
 def test_all_that_can_be_provoked_is_the_same_at_the_sandbox(service: Sandbox, tmp_path: Path) -> None:
-    file = credentials(tmp_path, graph=graph(service), ses=ses(service.url, ca_file=str(service.ca_file)))
+    file = credentials(tmp_path, graph=graph(service), ses=sound_ses(service))
     compared = compare(file)
     assert compared.of("differs") == set()
     assert (compared.status, compared.problem) == (0, "")
@@ -119,7 +123,7 @@ def test_throttling_is_provoked_where_it_is_asked_for(service: Sandbox, tmp_path
         ),
         ("graph/sendmail-accepted", '"status": 202', '"status": 200', "status 202 instead of 200"),
         ("graph/draft-made", '"isDraft"', '"isADraft"', "isADraft is missing"),
-        ("graph/session-opened", '"{expires}"', "5", "expirationDateTime. is a string instead of a number"),
+        ("graph/session-opened", '"{expires}"', "5", "expirationDateTime is a string instead of a number"),
         ("graph/upload-complete", '"Location"', '"Place"', "no Place"),
         (
             "graph/token-refused",
@@ -151,6 +155,16 @@ def test_drafts_are_deleted_whatever_happens(service: Sandbox, tmp_path: Path) -
     assert compared.lines["graph/range-taken"].endswith("did not succeed")
     assert service.drafts == {}
     assert compared.status == 1
+
+
+def test_an_answer_of_another_form_ends_only_what_needs_it(service: Sandbox, tmp_path: Path) -> None:
+    # The first drafts are those that are refused anyway.
+    service.answer("draft", *[Answer()] * 5, json_answer(201, {"id": 5}))
+    compared = compare(credentials(tmp_path, graph=graph(service), ses=sound_ses(service)))
+    assert compared.of("differs") == {"graph/draft-made"}
+    assert "id is a number instead of a string" in compared.lines["graph/draft-made"]
+    assert compared.lines["graph/draft-sent"].endswith("did not succeed")
+    assert "ses/accepted" in compared.of("same")
 
 
 def test_wrong_credentials_end_it(service: Sandbox, tmp_path: Path) -> None:
