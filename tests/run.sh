@@ -6,6 +6,8 @@
 # Or what the tests leave out: the lines of the script that none of them runs, and the changes that none notices:
 #     sudo tests/run.sh --coverage [PYTEST_ARGUMENT...]
 #     sudo tests/run.sh --mutants [NUMBER [SEED]]
+# Or the providers' answers that the tests rely on, compared with those of the real ones (tests/answers/README.md):
+#     tests/run.sh --live CREDENTIALS_FILE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/machine.sh
@@ -21,6 +23,15 @@ interpreter() {
         fi
     done
 }
+
+if [ "${1-}" = --live ]; then
+    shift
+    make_venv .venv "$PYTHON" pyproject.toml '.[test]'
+    project=$PWD
+    # A relative name of the file is meant from where the caller is.
+    cd "$OLDPWD"
+    exec "$project/.venv/bin/python" "$project/tests/live.py" "$@"
+fi
 
 [ "$(id -u)" -eq 0 ] || fail 'Postfix and the relay run as other users: run this as root'
 

@@ -51,8 +51,10 @@ from helpers.answers import (
     addresses,
     decode_base64,
     entra_error,
+    error_code,
     graph_error,
     json_answer,
+    provided,
     ses_error,
     ses_query_error,
 )
@@ -80,9 +82,11 @@ __all__ = [
     "addresses",
     "decode_base64",
     "entra_error",
+    "error_code",
     "graph_error",
     "json_answer",
     "mailbox_concurrency",
+    "provided",
     "received_of",
     "ses_error",
     "ses_query_error",
@@ -166,7 +170,7 @@ class Provider(Graph):
                 return self.judge_graph(seen)
         except Refused as refusal:
             return refusal.answer, None
-        return graph_error(404, "ResourceNotFound", "Resource not found for the segment."), None
+        return provided("graph/unknown-segment"), None
 
     def act(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
         """What comes of a request that the service would do; raises ValueError for any other."""
@@ -178,19 +182,20 @@ class Provider(Graph):
     def _token(self, seen: Recorded) -> Answer:
         form = dict(urllib.parse.parse_qsl(seen.body.decode()))
         if seen.path.split("/")[1] != self.tenant:
-            return entra_error(400, "invalid_request", 90002, "Tenant not found.")
+            return provided("entra/unknown-tenant", tenant=seen.path.split("/")[1])
         if form.get("grant_type") != "client_credentials":
-            return entra_error(400, "unsupported_grant_type", 70003, "The grant type is not supported.")
+            return provided("entra/unsupported-grant", grant=form.get("grant_type", ""))
         if not form.get("scope", "").endswith("/.default"):
-            return entra_error(400, "invalid_scope", 1002012, "The value for scope is not valid.")
-        if form.get("client_id") != self.client_id:
-            return entra_error(400, "unauthorized_client", 700016, "Application was not found.")
+            return provided("entra/invalid-scope", scope=form.get("scope", ""))
+        if "client_id" not in form:
+            return provided("entra/missing-parameter", parameter="client_id")
+        if form["client_id"] != self.client_id:
+            return provided("entra/unknown-application", application=form["client_id"])
         if "client_assertion" in form:
             self._check_assertion(seen, form)
         elif form.get("client_secret") != self.secret:
-            return entra_error(401, "invalid_client", 7000215, "Invalid client secret provided.")
-        content = {"token_type": "Bearer", "expires_in": self.token_lifetime, "access_token": self.issue()}
-        return json_answer(200, content)
+            return provided("entra/wrong-secret", application=self.client_id)
+        return provided("entra/token", expires_in=self.token_lifetime, token=self.issue())
 
     def issue(self) -> str:
         """A new token, which sendMail takes."""
@@ -204,7 +209,7 @@ class Provider(Graph):
     def _check_assertion(self, seen: Recorded, form: dict[str, str]) -> None:
         """Raises Refused unless it shows what a secret would."""
         if form.get("client_assertion_type") != BEARER or "client_secret" in form:
-            raise Refused(entra_error(400, "invalid_request", 900144, "The request body must contain it."))
+            raise Refused(provided("entra/missing-parameter", parameter="client_assertion_type"))
         text, now = form["client_assertion"], time.time() + self.clock_ahead
         if self.federation:
             self.federation.check(text, now)
@@ -214,14 +219,14 @@ class Provider(Graph):
 
     def _send_email(self, seen: Recorded) -> tuple[Answer, Accepted]:
         if problem := self._signature_problem(seen):
-            raise Refused(ses_error(403, *problem))
+            raise Refused(provided(f"ses/{problem}"))
         try:
             call: dict[str, Any] = json.loads(seen.body)
             sender = str(call["FromEmailAddress"])
             raw = decode_base64(call["Content"]["Raw"]["Data"])
         except (ValueError, LookupError, TypeError) as error:
             text = f"The request is not a raw message: {error!r}"
-            raise Refused(ses_error(400, "BadRequestException", text)) from None
+            raise Refused(provided("ses/bad-request", message=text)) from None
         self._check_options(call)
         destination = call.get("Destination", {})
         to, cc, bcc = (destination.get(f"{kind}Addresses", []) for kind in ("To", "Cc", "Bcc"))
@@ -229,32 +234,31 @@ class Provider(Graph):
         self._check_verified(sender, to + cc + bcc)
         identity = f"{secrets.token_hex(8)}-{uuid.uuid4()}-000000"
         accepted = Accepted(seen.when, "ses", sender, raw, to, cc, bcc, identity)
-        return json_answer(200, {"MessageId": identity}), accepted
+        return provided("ses/accepted", id=identity), accepted
 
     def _check_options(self, call: dict[str, Any]) -> None:
         """Raises Refused for what the request asks for besides its message and is not there."""
         name = call.get("ConfigurationSetName")
         if name is not None and name not in self.configuration_sets:
-            raise Refused(ses_error(404, "NotFoundException", f"Configuration set <{name}> does not exist."))
+            raise Refused(provided("ses/unknown-configuration-set", name=name))
         tags = call.get("EmailTags", [])
         if len(tags) > 50 or not all(
             re.fullmatch("[A-Za-z0-9_-]{1,256}", text) for tag in tags for text in (tag["Name"], tag["Value"])
         ):
-            raise Refused(ses_error(400, "BadRequestException", "Invalid email tag."))
+            raise Refused(provided("ses/invalid-tag"))
 
     def _check_destination(self, recipients: list[str]) -> None:
         """Raises Refused unless there are 1 to 50 recipients, all of them addresses."""
         if len(recipients) > SES_RECIPIENT_LIMIT:
-            text = f"Recipient count exceeds {SES_RECIPIENT_LIMIT}."
-            raise Refused(ses_error(400, "BadRequestException", text))
+            raise Refused(provided("ses/too-many-recipients", limit=SES_RECIPIENT_LIMIT))
         if not recipients:
-            raise Refused(ses_error(400, "BadRequestException", "At least one recipient must be specified."))
+            raise Refused(provided("ses/no-recipients"))
         for recipient in recipients:
             address = email.utils.parseaddr(recipient)[1]
             if not re.fullmatch(r"[^\s@][^@]*@[^\s@]+", address):
-                raise Refused(ses_error(400, "BadRequestException", f"Illegal address: {recipient}"))
+                raise Refused(provided("ses/illegal-address", address=recipient))
             if address.lower() in self.bad_recipients:
-                raise Refused(ses_error(400, "BadRequestException", self.illegal_address))
+                raise Refused(provided("ses/illegal-address", message=self.illegal_address))
 
     def _check_verified(self, sender: str, recipients: list[str]) -> None:
         """Raises Refused where an address is not verified that has to be; it names them all."""
@@ -263,41 +267,35 @@ class Provider(Graph):
         if not self.known(sender):
             failed.insert(0, sender)
         if failed:
-            text = "The following identities failed the check in region EU-WEST-1: " + ", ".join(failed)
-            raise Refused(ses_error(400, "MessageRejected", f"Email address is not verified. {text}"))
+            raise Refused(provided("ses/not-verified", addresses=", ".join(failed)))
 
     def _quota(self, seen: Recorded) -> Answer:
         if problem := self._signature_problem(seen):
-            return ses_query_error(403, *problem)
+            return provided(f"ses/quota-{problem}")
         action = dict(urllib.parse.parse_qsl(seen.body.decode())).get("Action")
         if action != "GetSendQuota":
-            return ses_query_error(400, "InvalidAction", f"Could not find operation {action}")
-        body = (
-            '<GetSendQuotaResponse xmlns="http://ses.amazonaws.com/doc/2010-12-01/"><GetSendQuotaResult>'
-            f"<Max24HourSend>{self.daily_quota}</Max24HourSend><MaxSendRate>{self.max_send_rate}</MaxSendRate>"
-            f"<SentLast24Hours>{self.sent_today}</SentLast24Hours>"
-            "</GetSendQuotaResult></GetSendQuotaResponse>"
-        )
-        return Answer(200, {"Content-Type": "text/xml"}, body.encode())
+            return provided("ses/quota-unknown-action", action=action)
+        figures = {"daily": self.daily_quota, "rate": self.max_send_rate, "sent": self.sent_today}
+        return provided("ses/quota", **figures)
 
-    def _signature_problem(self, seen: Recorded) -> tuple[str, str] | None:
-        """AWS's error code and text for a request that is not signed with the known key, else None."""
+    def _signature_problem(self, seen: Recorded) -> str | None:
+        """What AWS answers to a request that is not signed with a key that it knows, by its file; or None."""
         pattern = r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\S+), SignedHeaders=(\S+), Signature=(\w+)"
         match = re.fullmatch(pattern, seen.headers.get("authorization", ""))
         if match is None:
-            return "MissingAuthenticationToken", "Missing Authentication Token"
+            return "unsigned"
         key_id, scope, signed, signature = match.groups()
         usual = SessionKeys(self.client_id, self.secret, "", float("inf"))
         keys = usual if key_id == self.client_id else self.session_keys.get(key_id)
         if keys is None or not hmac.compare_digest(seen.headers.get("x-amz-security-token", ""), keys.token):
-            return "InvalidClientTokenId", "The security token included in the request is invalid."
+            return "unknown-key"
         covered = not keys.token or "x-amz-security-token" in signed.split(";")
         if not (
             covered and hmac.compare_digest(signature, self._signature(seen, scope, signed, keys.secret))
         ):
-            return "SignatureDoesNotMatch", "The request signature we calculated does not match."
+            return "wrong-signature"
         if keys.ends < time.time():
-            return "ExpiredToken", "The security token included in the request is expired"
+            return "expired-token"
         return None
 
     def _signature(self, seen: Recorded, scope: str, signed: str, secret: str) -> str:

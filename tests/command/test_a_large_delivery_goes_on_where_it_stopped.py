@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.large_mail import TWO_FILES, scan
 from helpers.mail import mail
@@ -23,8 +24,6 @@ from sandbox import (
     Answer,
     Sandbox,
     Where,
-    entra_error,
-    graph_error,
     mailbox_concurrency,
     received_of,
 )
@@ -47,7 +46,7 @@ ANSWERS = {
     "429 for no time": Answer(429, {"Retry-After": "0"}),
     "lost": LOST,
     "reset before": Answer(action="reset-before-read"),
-    "401": graph_error(401, "InvalidAuthenticationToken", "Access token has expired."),
+    "401": provided("graph/token-refused"),
     "busy": mailbox_concurrency(),
     "404 of a proxy": Answer(404, {"Content-Type": "text/html"}, b"<p>Not found</p>"),
     "200": Answer(200, {"Content-Type": "text/html"}, b"<p>Sign in</p>"),
@@ -117,7 +116,7 @@ def test_after_a_lost_answer_to_send_the_draft_tells(
     sandbox.answer("send", LOST)
     assert deliver(SMALL, RECIPIENT).dsn == "4.4.2"
     if refused:
-        sandbox.answer("look", graph_error(404, "ErrorNonExistentMailBox", "No such mailbox."))
+        sandbox.answer("look", provided("graph/no-such-mailbox"))
         home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
         assert deliver(SMALL, RECIPIENT).dsn == "4.1.8"
         expire_pauses(home)
@@ -208,7 +207,7 @@ def test_a_draft_that_hides_for_a_while_gets_no_file_twice(
     sandbox.answer("range", Answer(503))
     assert deliver(SCAN, RECIPIENT).verdict == "deferred"
     expire_pauses(home)
-    sandbox.answer("look", graph_error(404, "ErrorItemNotFound", "Not in the store."))
+    sandbox.answer("look", provided("graph/item-not-found"))
     assert deliver(SCAN, RECIPIENT).verdict == "sent"
     expect_sent(sandbox, home, SCAN)
 
@@ -263,7 +262,7 @@ def test_a_session_that_has_ended_is_opened_again(
         expire_pauses(home)
         sandbox.expire_sessions()
     else:
-        sandbox.answer("range", Answer(), graph_error(403, "ErrorAccessDenied", "The token has expired."))
+        sandbox.answer("range", Answer(), provided("graph/access-denied"))
     assert deliver(SCAN, RECIPIENT).verdict == "sent"
     expect_sent(sandbox, home, SCAN)
 
@@ -306,7 +305,7 @@ def test_an_upload_goes_on_within_the_file(sandbox: Sandbox, home: RelayHome, de
 def test_a_permanent_failure_deletes_the_draft(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, step: Where
 ) -> None:
-    sandbox.answer(step, graph_error(413, "ErrorMessageSizeExceeded", "The message is too large."))
+    sandbox.answer(step, provided("graph/message-too-large-413"))
     assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
     assert sandbox.mailed.keys() == {"admin@domain.com"}
     assert sandbox.drafts == {} and kept_progress(home) == []
@@ -342,7 +341,7 @@ def test_a_draft_that_can_never_be_deleted_is_given_up(
 ) -> None:
     """Its mailbox is gone, say: mail would be asked for it for ever."""
     sandbox.message_limit = 35_000
-    sandbox.answer("delete", graph_error(404, "ErrorInvalidUser", "No such user.")._replace(times=None))
+    sandbox.answer("delete", provided("graph/unknown-mailbox")._replace(times=None))
     assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
     age(home, 7 * DAY)
     assert deliver(mail(), RECIPIENT, queue_id="Other").verdict == "sent"
@@ -411,7 +410,7 @@ def test_the_right_to_send_may_be_missing_for_a_while(
 
 
 def test_no_token_for_a_while(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("token", entra_error(400, "temporarily_unavailable", 90033, "Try again."))
+    sandbox.answer("token", provided("entra/transient"))
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
     expire_pauses(home)
     assert deliver(SMALL, RECIPIENT).verdict == "sent"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import Deliver
+from helpers.answers import error_code, provided
 from helpers.home import RelayHome
 from helpers.large_mail import MB, encoded, file_part, message, multipart, noise, scan, text_part
 from helpers.mail import mail
 from helpers.state import WINDOW, kept_progress, open_slots, put_calls, read
-from sandbox import Accepted, Answer, Sandbox, graph_error, received_of
+from sandbox import Accepted, Answer, Sandbox, received_of
 
 RECIPIENT = "to@external.com"
 # Little more than one request takes: 4,000,000 bytes in base64, twice.
@@ -150,7 +151,7 @@ def test_a_site_may_refuse_large_messages(sandbox: Sandbox, home: RelayHome, del
     assert made(sandbox) == ["sendMail"]
     expect_refused(sandbox, home, "5.3.4", "the message is too large for Graph")
     # Nor does it when Graph says so.
-    sandbox.answer("sendMail", graph_error(413, "RequestEntityTooLarge", "Too large."))
+    sandbox.answer("sendMail", provided("graph/request-entity-too-large"))
     assert deliver(scan(1), RECIPIENT).dsn == "5.3.4"
     assert "draft" not in made(sandbox)
 
@@ -203,7 +204,7 @@ def test_what_the_mailbox_does_not_take_is_refused(
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(
     "answer",
-    [graph_error(413, "RequestEntityTooLarge", "Too large."), graph_error(400, "BadRequest", TOO_LONG)],
+    [provided("graph/request-entity-too-large"), provided("graph/request-length-4mb", message=TOO_LONG)],
     ids=["413", "400"],
 )
 def test_a_request_that_is_too_long_is_made_as_a_draft(
@@ -217,15 +218,14 @@ def test_a_request_that_is_too_long_is_made_as_a_draft(
     assert accepted.received.attachments == received_of(scan(1)).attachments
 
 
-@pytest.mark.parametrize(
-    ("megabytes", "code"), [(1, "ErrorMessageSizeExceeded"), (0.1, "RequestEntityTooLarge")]
-)
+@pytest.mark.parametrize(("megabytes", "name"), [(1, "request-too-large"), (0.1, "request-entity-too-large")])
 def test_a_message_that_is_too_large_is_not(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver, megabytes: float, code: str
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, megabytes: float, name: str
 ) -> None:
-    sandbox.answer("sendMail", graph_error(413, code, "The message exceeds the limit."))
+    answer = provided(f"graph/{name}")
+    sandbox.answer("sendMail", answer)
     assert deliver(scan(megabytes), RECIPIENT).dsn == "5.3.4"
-    expect_refused(sandbox, home, "5.3.4", code)
+    expect_refused(sandbox, home, "5.3.4", error_code(answer))
     assert "draft" not in made(sandbox)
 
 

@@ -7,12 +7,13 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.state import WINDOW, put_calls, read
 from helpers.variants import use_ses
 from helpers.waiting import expect_full
-from sandbox import Answer, Sandbox, graph_error, ses_error
+from sandbox import Answer, Sandbox
 
 BAD = "bad@x.test"
 PROVIDERS = pytest.mark.parametrize("provider", ["graph", "ses"])
@@ -83,8 +84,7 @@ def test_a_recipient_that_is_not_verified(sandbox: Sandbox, ses: RelayHome, deli
 def test_nobody_is_left_out_for_a_sender_that_is_not_verified(
     sandbox: Sandbox, ses: RelayHome, deliver: Deliver
 ) -> None:
-    text = "Email address is not verified. The following identities failed the check: network@domain.com"
-    sandbox.answer("ses", ses_error(400, "MessageRejected", text))
+    sandbox.answer("ses", provided("ses/not-verified", addresses="network@domain.com"))
     delivery = deliver(mail(From="network@domain.com"), "to@external.com", "b@x.test")
     assert delivery.verdict != "sent"
     assert "left out" not in ses.log()
@@ -92,7 +92,7 @@ def test_nobody_is_left_out_for_a_sender_that_is_not_verified(
 
 def test_a_name_within_another_is_another(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     text = f"Recipient 'not{BAD}.example' is not."
-    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", text)._replace(times=3))
+    sandbox.answer("sendMail", provided("graph/invalid-recipients", message=text)._replace(times=3))
     assert deliver(mail(), "to@external.com", BAD).dsn == "5.1.3"
     # Both, and each by itself.
     assert calls(sandbox) == 3 + 1
@@ -126,7 +126,7 @@ def test_the_calls_have_a_bound(sandbox: Sandbox, home: RelayHome, deliver: Deli
     everyone = [f"r{number}@x.test" for number in range(40)]
     home.configure(RATE_LIMIT_PER_MINUTE=0)
     refusals = [
-        graph_error(400, "ErrorInvalidRecipients", f"Recipient '{name}' is not valid.") for name in everyone
+        provided("graph/invalid-recipients", message=f"Recipient '{name}' is not valid.") for name in everyone
     ]
     sandbox.answer("sendMail", *refusals)
     assert deliver(mail(), "to@external.com", *everyone).dsn == "5.1.3"

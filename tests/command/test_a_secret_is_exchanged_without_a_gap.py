@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand, in_days
 from helpers.chain import Chain
 from helpers.home import SECRETS, RelayHome
@@ -21,12 +22,12 @@ from helpers.script import change_constants
 from helpers.state import NOTICES, TOKEN, WINDOW, kept_progress, read
 from helpers.strace import Call, dying_at, trace
 from helpers.variants import shrink_drafts, use_ses
-from sandbox import Accepted, Answer, Recorded, Sandbox, entra_error, graph_error, ses_error
+from sandbox import Accepted, Answer, Recorded, Sandbox
 
 OLD, NEXT = "client-secret", "next-secret"
-EXPIRED = entra_error(401, "invalid_client", 7000222, "The provided client secret keys are expired.")
-POLICY = entra_error(401, "invalid_client", 53003, "Access has been blocked by Conditional Access.")
-UNKNOWN = entra_error(400, "unauthorized_client", 700016, "Application was not found.")
+EXPIRED = provided("entra/secret-expired")
+POLICY = provided("entra/policy")
+UNKNOWN = provided("entra/unknown-application")
 INTO_API_SECRET = "move API_SECRET_NEXT to API_SECRET"
 
 
@@ -201,9 +202,9 @@ def test_another_failure_is_no_reason(
 @pytest.mark.parametrize(
     "answer",
     [
-        ses_error(403, "AccessDeniedException", "Not authorized."),
-        ses_error(403, "SignatureDoesNotMatch", "Signature expired: 20261122T100000Z is now earlier"),
-        ses_error(429, "TooManyRequestsException", "Maximum sending rate exceeded."),
+        provided("ses/access-denied"),
+        provided("ses/clock-behind"),
+        provided("ses/too-many-requests"),
     ],
 )
 def test_another_failure_of_ses_is_no_reason(
@@ -217,7 +218,7 @@ def test_another_failure_of_ses_is_no_reason(
 
 def test_a_refusal_of_graph_itself_is_no_reason(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     give_both("graph", home)
-    refusal = graph_error(401, "InvalidAuthenticationToken", "Access token validation failure.")
+    refusal = provided("graph/token-refused")
     sandbox.answer("sendMail", refusal._replace(times=2))
     assert deliver(mail(), "to@external.com", sender="MAILER-DAEMON").dsn == "5.7.8"
     assert tried(sandbox) == [OLD, OLD]
@@ -232,11 +233,11 @@ def test_a_second_application_takes_the_place_of_the_first(
     assert [request.status for request in sandbox.requests if request.role == "token"] == [400, 200]
 
 
-@pytest.mark.parametrize("code", ["InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredTokenException"])
-def test_ses_says_so_in_several_words(sandbox: Sandbox, home: RelayHome, deliver: Deliver, code: str) -> None:
+@pytest.mark.parametrize("name", ["unknown-key", "wrong-signature", "expired-token-exception"])
+def test_ses_says_so_in_several_words(sandbox: Sandbox, home: RelayHome, deliver: Deliver, name: str) -> None:
     give_both("ses", home)
     sandbox.client_id, sandbox.secret = "next-id", NEXT
-    sandbox.answer("ses", ses_error(403, code, "No."))
+    sandbox.answer("ses", provided(f"ses/{name}"))
     assert send(deliver) == "sent"
 
 
@@ -349,7 +350,7 @@ def test_a_large_message_goes_on(sandbox: Sandbox, home: RelayHome, deliver: Del
     shrink_drafts(sandbox, home)
     send(deliver)
     # In the middle of it the token is no longer taken, and the secret has ended.
-    sandbox.answer("session", graph_error(401, "InvalidAuthenticationToken", "Expired."))
+    sandbox.answer("session", provided("graph/token-refused"))
     sandbox.secret = NEXT
     sandbox.answer("token", EXPIRED)
     tried(sandbox)

@@ -7,10 +7,11 @@ from threading import Event
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import in_days
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, graph_error, ses_error
+from sandbox import Answer, Sandbox
 
 STRANGER = "stranger@else.com"
 NOTICE_FAULTS = [
@@ -32,7 +33,7 @@ def test_a_failed_notice(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fa
 
 
 def test_a_failed_notice_of_ses(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("ses", Answer(), ses_error(400, "MessageRejected", "no"))
+    sandbox.answer("ses", Answer(), provided("ses/rejected"))
     assert deliver(mail(From=None), "to@external.com", sender=STRANGER) == ("sent", "2.0.0", 0, b"")
     assert "override notice not sent" in ses.log()
 
@@ -70,5 +71,5 @@ def test_standard_output_and_error_that_cannot_be_written(
     assert deliver(mail(), "to@external.com", prefix=prefix)[:3] == ("sent", "2.0.0", 0)
     sandbox.answer("sendMail", Answer(503))
     assert deliver(mail(), "to@external.com", prefix=prefix)[:2] == ("deferred", "4.3.0")
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No message."))
+    sandbox.answer("sendMail", provided("graph/mime-invalid"))
     assert deliver(mail(), "to@external.com", prefix=prefix).status == 1

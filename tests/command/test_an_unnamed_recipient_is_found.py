@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand, make_sound
 from helpers.crowds import ADMIN, calls, crowd, file_for, kept_files, mailed, sizes, taken
 from helpers.home import RelayHome
@@ -15,7 +16,7 @@ from helpers.mail import mail
 from helpers.state import WINDOW, put_calls, read
 from helpers.variants import use_ses
 from helpers.waiting import expect_full
-from sandbox import Answer, Sandbox, graph_error, ses_error
+from sandbox import Answer, Sandbox
 
 PROVIDERS = pytest.mark.parametrize("provider", ["graph", "ses"])
 BAD = "bad@x.test"
@@ -126,7 +127,7 @@ def test_a_call_of_refused_recipients_costs_the_next_calls_nothing(
     """SES names one of them at a time, for longer than the relay asks."""
     ses.configure(RATE_LIMIT_PER_MINUTE=0)
     everyone = crowd(120)
-    refusals = [ses_error(400, "BadRequestException", f"Illegal address: {name}") for name in everyone[:50]]
+    refusals = [provided("ses/illegal-address", address=name) for name in everyone[:50]]
     sandbox.answer("ses", *refusals[:31])
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(everyone[50:], 1)
@@ -204,7 +205,7 @@ def test_who_is_named_and_who_is_not(sandbox: Sandbox, ses: RelayHome, deliver: 
 def test_what_is_wrong_with_the_message_is_no_search(
     sandbox: Sandbox, ses: RelayHome, deliver: Deliver
 ) -> None:
-    sandbox.answer("ses", ses_error(400, "MessageRejected", "The attachment has a virus."))
+    sandbox.answer("ses", provided("ses/rejected"))
     assert deliver(mail(), "to@external.com", *crowd(9)).dsn == "5.6.0"
     assert (len(calls(sandbox)), mailed(sandbox)) == (2, {})
 
@@ -212,7 +213,7 @@ def test_what_is_wrong_with_the_message_is_no_search(
 def test_a_refusal_that_is_gone_when_it_is_repeated(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "At least one is not valid."))
+    sandbox.answer("sendMail", provided("graph/invalid-recipients"))
     assert deliver(mail(), "to@external.com", *crowd(3)).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(["to@external.com", *crowd(3)], 1)
     assert sizes(sandbox) == [2, 2]

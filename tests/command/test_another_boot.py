@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.state import WINDOW, clock, fill_window, read
-from sandbox import Sandbox, graph_error
+from sandbox import Sandbox
 
 THIS_BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 ANOTHER = "11111111-2222-3333-4444-555555555555"
@@ -42,7 +43,7 @@ def test_calls_of_another_boot_do_not_count(home: RelayHome, deliver: Deliver) -
 
 def test_refusals_of_another_boot_are_forgotten(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("sendMail", graph_error(404, "ErrorInvalidUser", "x"))
+    sandbox.answer("sendMail", provided("graph/unknown-mailbox"))
     deliver(mail(), "to@external.com")
     refused = read(home, WINDOW)["refused"]
     put(home, ANOTHER, refused=refused)

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Callable
 
 import pytest
+from helpers.answers import provided
 from helpers.chain import EDIT_CONFIG, Chain, expect_fault, fault
 from helpers.interpreter import interpreter, plant
 from sandbox import Answer, Certificate, Sandbox, ses_query_error
@@ -26,10 +27,10 @@ def ses_quota(**values: float) -> Callable[[Chain], object]:
     return make
 
 
-def ses_refusal(code: str, text: str) -> Callable[[Chain], object]:
+def ses_refusal(answer: Answer) -> Callable[[Chain], object]:
     def make(chain: Chain) -> None:
         chain.use_ses()
-        chain.sandbox.answer("quota", ses_query_error(403, code, text)._replace(times=None))
+        chain.sandbox.answer("quota", answer._replace(times=None))
 
     return make
 
@@ -58,13 +59,15 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: setattr(chain.sandbox, "secret", "another"),
         "5.7.8 Failed to obtain Graph token: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret"
-        " provided. Trace ID: … Correlation ID: …",
+        " provided. Ensure the secret being sent in the request is the client secret value, not the client"
+        " secret ID, for a secret added to app 'client-id'. Trace ID: … Correlation ID: …",
         "API_SECRET is not the Value of a client secret, but perhaps its Secret ID; check api-secrets.json",
     ),
     "another tenant": fault(
         "FAIL",
         lambda chain: chain.secrets(API_TENANT_OR_REGION="elsewhere"),
-        "5.7.8 Failed to obtain Graph token: HTTP 400 invalid_request: AADSTS90002: Tenant not found. …",
+        "5.7.8 Failed to obtain Graph token: HTTP 400 invalid_request: AADSTS90002: Tenant 'elsewhere'"
+        " not found. …",
         "API_TENANT_OR_REGION is not a tenant's id; check api-secrets.json",
     ),
     "provider that is away": fault(
@@ -106,14 +109,15 @@ PROVIDER_FAULTS = {
         "FAIL",
         lambda chain: chain.use_ses(API_SECRET="another"),
         "5.7.8 SES get_send_quota failed: HTTP 403 SignatureDoesNotMatch: The request signature we calculated"
-        " does not match.",
+        " does not match the signature you provided. Check your AWS Secret Access Key and signing method."
+        " Consult the service documentation for details.",
         "API_SECRET is not the secret access key of API_ID; check api-secrets.json",
     ),
     "SES and a wrong clock": fault(
         "FAIL",
-        ses_refusal("SignatureDoesNotMatch", "Signature not yet current: 20261122T100000Z"),
+        ses_refusal(provided("ses/quota-clock-ahead", stamp="20261122T100000Z")),
         "4.3.5 SES get_send_quota failed: HTTP 403 SignatureDoesNotMatch: Signature not yet current:"
-        " 20261122T100000Z",
+        " 20261122T100000Z is still later than 20261122T095000Z",
         "timedatectl set-ntp true",
     ),
     "no such region": fault(
@@ -124,14 +128,14 @@ PROVIDER_FAULTS = {
     ),
     "key that may not read SES's quota": fault(
         "warn",
-        ses_refusal("AccessDenied", "User is not authorized to perform: ses:GetSendQuota"),
+        ses_refusal(provided("ses/quota-access-denied")),
         "SES get_send_quota failed: HTTP 403 AccessDenied: User is not authorized to perform:"
         " ses:GetSendQuota",
         "allow the key ses:GetSendQuota",
     ),
     "SES's door closed by somebody else": fault(
         "FAIL",
-        ses_refusal("Blocked", "Ask your firewall's admin"),
+        ses_refusal(ses_query_error(403, "Blocked", "Ask your firewall's admin")),
         "5.7.1 SES get_send_quota failed: HTTP 403 Blocked: Ask your firewall's admin",
         "check what the app or key may send as",
     ),

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.answers import names, provided, stored
 from helpers.by_hand import by_hand
 from helpers.chain import Chain
 from helpers.home import RelayHome
@@ -15,9 +16,17 @@ from helpers.variants import use_ses
 from sandbox import Answer, Sandbox, entra_error, ses_error, ses_query_error
 
 HINTS: dict[str, str] = load_script().HINTS
+
+
+def error_number(name: str) -> str:
+    """The number in a file, as Entra writes it."""
+    return f"AADSTS{stored(name).get('body', {}).get('error_codes', [0])[0]}"
+
+
 ENTRA = sorted(code for code in HINTS if code.startswith("AADSTS"))
 SES = sorted(HINTS.keys() - ENTRA)
 SECRET = HINTS["AADSTS7000215"]
+REFUSALS = {error_number(name): name for name in names("entra")}
 # As long as Entra's own.
 LONG = (
     "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value,"
@@ -28,10 +37,11 @@ LONG = (
 def refuse(sandbox: Sandbox, code: str) -> None:
     """Let the provider refuse everything for this."""
     if code in ENTRA:
-        refusal = entra_error(400, "invalid_request", int(code.removeprefix("AADSTS")), LONG)
+        refusal = provided(REFUSALS[code], message=LONG)
         sandbox.answer("token", refusal._replace(times=None))
         return
     text = "Email address is not verified." if code == "MessageRejected" else "No."
+    # With the ending that only some of them have.
     sandbox.answer("ses", ses_error(403, f"{code}Exception", text)._replace(times=None))
     sandbox.answer("quota", ses_query_error(403, code, text)._replace(times=None))
 
@@ -77,7 +87,7 @@ def test_a_notice_has_it_in_a_line_of_its_own(
     """Long reasons are cut."""
     use_ses(home)
     home.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=defer)
-    sandbox.answer("ses", ses_error(400, "MessageRejected", f"Email address is not verified. {LONG}"))
+    sandbox.answer("ses", provided("ses/not-verified", message=f"Email address is not verified. {LONG}"))
     sender = "network@domain.com"
     delivery = deliver(mail(From=sender), "to@external.com", sender=sender)
     assert delivery.verdict == ("deferred" if defer else "bounced")

@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand, make_sound
 from helpers.crowds import MOST, ROLES, calls, crowd, file_for, kept_files, mailed, sizes, taken
 from helpers.home import RelayHome
@@ -31,7 +32,7 @@ from helpers.state_faults import (
 )
 from helpers.variants import use_ses
 from helpers.waiting import expect_full, processes, wait_until
-from sandbox import Accepted, Answer, Recorded, Sandbox, ses_error
+from sandbox import Accepted, Answer, Recorded, Sandbox
 
 PROVIDERS = pytest.mark.parametrize("provider", ["graph", "ses"])
 # Three calls of SES's.
@@ -550,7 +551,7 @@ def test_ten_thousand(
     assert kept_files(ses) == []
 
 
-DENIED = ses_error(403, "AccessDeniedException", "User is not authorized to perform ses:SendEmail")
+DENIED = provided("ses/access-denied")
 
 
 @SES
@@ -578,7 +579,7 @@ def test_a_message_that_is_refused_later(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
     """Those who have got it cannot be told otherwise: a notice names the others."""
-    virus = ses_error(400, "MessageRejected", "The attachment has a virus.")
+    virus = provided("ses/rejected", message="The attachment has a virus.")
     sandbox.answer("ses", Answer(), virus)
     assert deliver(MESSAGE, *EVERYONE) == ("sent", "2.0.0", 0, b"")
     assert mailed(sandbox) == dict.fromkeys(EVERYONE[:50] + EVERYONE[100:], 1)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from helpers.answers import provided
 from helpers.by_hand import by_hand, tree
 from helpers.crowds import ADMIN, crowd, file_for
 from helpers.home import SECRETS, RelayHome
@@ -25,7 +26,7 @@ from helpers.strace import command, read_calls, trace_file
 from helpers.usage import MEASURE
 from helpers.variants import use_ses
 from hypothesis import HealthCheck, given, settings
-from sandbox import Recorded, Sandbox, entra_error, graph_error
+from sandbox import Recorded, Sandbox
 
 SENDER = "alerts@domain.com"
 EXAMPLE = {
@@ -386,9 +387,9 @@ def test_a_pause(sandbox: Sandbox, home: RelayHome) -> None:
 def test_a_refusal(sandbox: Sandbox, home: RelayHome, cause: str) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     if cause == "mailbox":
-        sandbox.answer("sendMail", graph_error(404, "ErrorInvalidUser", "No.")._replace(times=None))
+        sandbox.answer("sendMail", provided("graph/unknown-mailbox")._replace(times=None))
     else:
-        sandbox.answer("token", entra_error(401, "invalid_client", 7000222, "The secret has expired."))
+        sandbox.answer("token", provided("entra/secret-expired"))
     assert pipe(home, mail(), TO).verdict == "deferred"
     found, _ = agree(sandbox, home, mail(), TO)
     [(key, refusal)] = found.says["refused"].items()

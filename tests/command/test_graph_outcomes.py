@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from conftest import Deliver
+from helpers.answers import error_code, provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
-from sandbox import Answer, Sandbox, Where, entra_error, graph_error
+from sandbox import Answer, Sandbox, Where, graph_error
 
 TRANSIENT = {
     408: "4.3.2",
@@ -49,7 +50,8 @@ def alerts(sandbox: Sandbox) -> list[str]:
 def test_a_transient_status_of_sendmail(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, dsn: str
 ) -> None:
-    sandbox.answer("sendMail", graph_error(status, "ErrorServerBusy", "5.7.1 The server is busy."))
+    busy = provided("graph/server-busy", message="5.7.1 The server is busy.")
+    sandbox.answer("sendMail", busy._replace(status=status))
     said = ("Graph sendMail failed", f"HTTP {status}", "ErrorServerBusy: 5.7.1 The server is busy.")
     expect(deliver(mail(), "to@external.com"), dsn, *said)
     assert all(text in home.log().splitlines()[-1] for text in said)
@@ -112,71 +114,88 @@ def test_nothing_but_202_is_success(sandbox: Sandbox, deliver: Deliver, status: 
     assert [request.status for request in sandbox.requests] == [200, status]
 
 
+def graph(name: str) -> Answer:
+    """An answer of Graph's, in other words."""
+    return provided(f"graph/{name}", message="What Graph says.")
+
+
+def made_up(status: int, code: str) -> Answer:
+    """An answer that Graph is not known to give."""
+    return graph_error(status, code, "What Graph says.")
+
+
+def label(value: object) -> str:
+    """What a case is called: by its status and code."""
+    return f"{value.status} {error_code(value)}" if isinstance(value, Answer) else str(value)
+
+
 @pytest.mark.parametrize(
-    ("status", "code", "dsn"),
+    ("answer", "dsn"),
     [
-        (400, "ErrorInvalidRecipients", "5.1.3"),
-        (400, "ErrorMimeContentInvalidBase64String", "5.6.0"),
-        (400, "ErrorMessageSizeExceeded", "5.3.4"),
-        (403, "ErrorSendAsDenied", "5.7.1"),
-        (403, "ErrorAccessDenied", "5.7.1"),
-        (404, "ErrorInvalidUser", "5.1.8"),
-        (404, "MailboxNotEnabledForRESTAPI", "5.1.8"),
-        (503, "ErrorInvalidRecipients", "4.3.2"),
-        (429, "ErrorMessageSizeExceeded", "4.4.5"),
-        (400, "ErrorServerBusy", "4.3.2"),
-        (400, "ErrorMailboxMoveInProgress", "4.3.2"),
-        (403, "ErrorInternalServerTransientError", "4.3.2"),
-        (400, "ErrorSubmissionQuotaExceeded", "4.4.5"),
-        (400, "ErrorExceededMessageLimit", "4.4.5"),
-        (403, "ErrorQuotaExceeded", "4.2.2"),
-        (413, "ErrorQuotaExceeded", "4.2.2"),
-        (507, "ErrorQuotaExceeded", "4.2.2"),
-        (500, "errorQuotaExceeded", "4.2.2"),
-        (413, "ErrorSendingQuotaOfSomeKind", "4.4.5"),
-        (403, "SendQuotaExceeded", "4.4.5"),
-        (404, "MailboxQuotaReached", "4.4.5"),
-        (404, "MailboxInfoStale", "4.3.2"),
-        (400, "ErrorNotEnoughMemory", "4.3.2"),
+        (graph("invalid-recipients"), "5.1.3"),
+        (graph("mime-not-base64"), "5.6.0"),
+        (graph("message-too-large"), "5.3.4"),
+        (graph("sender-denied"), "5.7.1"),
+        (graph("access-denied"), "5.7.1"),
+        (graph("unknown-mailbox"), "5.1.8"),
+        (graph("no-rest-mailbox"), "5.1.8"),
+        (made_up(503, "ErrorInvalidRecipients"), "4.3.2"),
+        (made_up(429, "ErrorMessageSizeExceeded"), "4.4.5"),
+        (graph("server-busy-400"), "4.3.2"),
+        (graph("mailbox-move"), "4.3.2"),
+        (graph("transient-error-403"), "4.3.2"),
+        (graph("submission-quota"), "4.4.5"),
+        (graph("message-limit"), "4.4.5"),
+        (graph("mailbox-full"), "4.2.2"),
+        (graph("mailbox-full-413"), "4.2.2"),
+        (graph("mailbox-full-507"), "4.2.2"),
+        (made_up(500, "errorQuotaExceeded"), "4.2.2"),
+        (made_up(413, "ErrorSendingQuotaOfSomeKind"), "4.4.5"),
+        (made_up(403, "SendQuotaExceeded"), "4.4.5"),
+        (graph("mailbox-quota-reached"), "4.4.5"),
+        (graph("mailbox-info-stale"), "4.3.2"),
+        (graph("not-enough-memory"), "4.3.2"),
     ],
+    ids=label,
 )
-def test_error_codes_of_graph(sandbox: Sandbox, deliver: Deliver, status: int, code: str, dsn: str) -> None:
-    sandbox.answer("sendMail", graph_error(status, code, "What Graph says."))
-    expect(deliver(mail(), "to@external.com"), dsn, f"HTTP {status} {code}: What Graph says.")
+def test_error_codes_of_graph(sandbox: Sandbox, deliver: Deliver, answer: Answer, dsn: str) -> None:
+    sandbox.answer("sendMail", answer)
+    expect(deliver(mail(), "to@external.com"), dsn, f"HTTP {label(answer)}: What Graph says.")
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "dsn"),
+    ("answer", "dsn"),
     [
-        (400, "ErrorInvalidRecipients", "5.1.3"),
-        (400, "ErrorMimeContentInvalid", "5.6.0"),
-        (400, "ErrorMimeContentInvalidBase64String", "5.6.0"),
-        (400, "ErrorMessageSizeExceeded", "5.3.4"),
-        (413, "RequestEntityTooLarge", "5.3.4"),
-        (400, "NeverHeardOf", "4.6.0"),
-        (400, "ErrorInvalidUser", "4.1.8"),
-        (400, "ErrorMessageSubmissionBlocked", "4.7.1"),
-        (401, "InvalidAuthenticationToken", "4.7.0"),
-        (403, "ErrorSendAsDenied", "4.7.1"),
-        (403, "ErrorAccessDenied", "4.7.1"),
-        (403, "NeverHeardOf", "4.7.1"),
-        (404, "ErrorInvalidUser", "4.1.8"),
-        (404, "ErrorNonExistentMailBox", "4.1.8"),
-        (404, "MailboxNotEnabledForRESTAPI", "4.1.8"),
-        (404, "OrganizationFromTenantGuidNotFound", "4.1.8"),
-        (404, "ResourceNotFound", "4.1.8"),
-        (404, "NeverHeardOf", "4.1.8"),
-        (403, "ErrorQuotaExceeded", "4.2.2"),
-        (400, "ErrorServerBusy", "4.3.2"),
-        (400, "ErrorExceededMessageLimit", "4.4.5"),
+        (graph("invalid-recipients"), "5.1.3"),
+        (graph("mime-invalid"), "5.6.0"),
+        (graph("mime-not-base64"), "5.6.0"),
+        (graph("message-too-large"), "5.3.4"),
+        (graph("request-entity-too-large"), "5.3.4"),
+        (made_up(400, "NeverHeardOf"), "4.6.0"),
+        (made_up(400, "ErrorInvalidUser"), "4.1.8"),
+        (graph("submission-blocked"), "4.7.1"),
+        (graph("token-refused"), "4.7.0"),
+        (graph("sender-denied"), "4.7.1"),
+        (graph("access-denied"), "4.7.1"),
+        (made_up(403, "NeverHeardOf"), "4.7.1"),
+        (graph("unknown-mailbox"), "4.1.8"),
+        (graph("no-such-mailbox"), "4.1.8"),
+        (graph("no-rest-mailbox"), "4.1.8"),
+        (graph("no-such-organization"), "4.1.8"),
+        (graph("resource-not-found"), "4.1.8"),
+        (made_up(404, "NeverHeardOf"), "4.1.8"),
+        (graph("mailbox-full"), "4.2.2"),
+        (graph("server-busy-400"), "4.3.2"),
+        (graph("message-limit"), "4.4.5"),
     ],
+    ids=label,
 )
 def test_as_shipped_only_a_verdict_about_the_message_bounces(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, code: str, dsn: str
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, dsn: str
 ) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("sendMail", graph_error(status, code, "What Graph says.")._replace(times=2))
-    expect(deliver(mail(), "to@external.com"), dsn, f"HTTP {status} {code}: What Graph says.")
+    sandbox.answer("sendMail", answer._replace(times=2))
+    expect(deliver(mail(), "to@external.com"), dsn, f"HTTP {label(answer)}: What Graph says.")
 
 
 @pytest.mark.parametrize("shipped", [False, True])
@@ -210,17 +229,16 @@ def test_a_fault_that_passes_by_its_own_words_is_no_verdict(
 
 def test_the_words_of_an_address_say_nothing(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer(
-        "sendMail", graph_error(404, "ErrorInvalidUser", "'transient.quota@domain.com' is invalid.")
-    )
+    refusal = provided("graph/unknown-mailbox", mailbox="transient.quota@domain.com")
+    sandbox.answer("sendMail", refusal)
     expect(deliver(mail(), "to@external.com"), "4.1.8")
 
 
 def test_a_request_that_graph_finds_too_long_is_a_message_that_is_too_large(
     sandbox: Sandbox, deliver: Deliver
 ) -> None:
+    sandbox.answer("sendMail", provided("graph/request-length-4mb"))
     text = "The maximum request length supported is 4MB."
-    sandbox.answer("sendMail", graph_error(400, "BadRequest", text))
     expect(deliver(mail(), "to@external.com"), "5.3.4", text)
 
 
@@ -233,7 +251,7 @@ def test_an_unknown_mailbox_bounces(sandbox: Sandbox, deliver: Deliver) -> None:
 def test_a_transient_status_of_the_token_endpoint(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, dsn: str
 ) -> None:
-    sandbox.answer("token", entra_error(status, "temporarily_unavailable", 90033, "A transient error."))
+    sandbox.answer("token", provided("entra/transient")._replace(status=status))
     delivery = deliver(mail(), "to@external.com")
     assert (delivery.verdict, delivery.status) == ("deferred", 75)
     assert delivery.text.startswith(f"{delivery.dsn} Failed to obtain Graph token: HTTP {status}")
@@ -246,7 +264,7 @@ def test_a_transient_status_of_the_token_endpoint(
 def test_a_refusal_of_the_token_endpoint_that_nobody_documents(
     sandbox: Sandbox, deliver: Deliver, status: int
 ) -> None:
-    sandbox.answer("token", entra_error(status, "invalid_client", 7000215, "Invalid client secret provided."))
+    sandbox.answer("token", provided("entra/wrong-secret")._replace(status=status))
     expect(deliver(mail(), "to@external.com"), "4.7.0", f"HTTP {status} invalid_client: AADSTS7000215")
 
 
@@ -255,15 +273,25 @@ def test_too_many_token_requests_defer_and_pause(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, shipped: bool
 ) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
-    sandbox.answer("token", entra_error(400, "invalid_grant", 50196, "The server detected a loop."))
+    sandbox.answer("token", provided("entra/too-many-requests"))
     expect(deliver(mail(), "to@external.com"), "4.4.5", "AADSTS50196")
     expect(deliver(mail(), "to@external.com"), "4.4.5", "the provider asked for a pause")
     assert len(sandbox.requests) == 1
 
 
-@pytest.mark.parametrize("number", [90006, 90012, 90024, 90033, 90055, 90090])
-def test_an_error_of_entra_that_passes(sandbox: Sandbox, deliver: Deliver, number: int) -> None:
-    sandbox.answer("token", entra_error(400, "invalid_request", number, "For now."))
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("service-unavailable", 90006),
+        ("timed-out", 90012),
+        ("budget-exceeded", 90024),
+        ("transient", 90033),
+        ("tenant-throttled", 90055),
+        ("graph-retryable", 90090),
+    ],
+)
+def test_an_error_of_entra_that_passes(sandbox: Sandbox, deliver: Deliver, name: str, number: int) -> None:
+    sandbox.answer("token", provided(f"entra/{name}", message="For now."))
     expect(deliver(mail(), "to@external.com"), "4.3.2", f"AADSTS{number}")
 
 
@@ -271,16 +299,20 @@ def test_an_error_of_entra_that_passes(sandbox: Sandbox, deliver: Deliver, numbe
 def test_a_permanent_status_of_the_token_endpoint(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int
 ) -> None:
-    sandbox.answer("token", entra_error(status, "invalid_client", 7000215, "Invalid client secret provided."))
+    sandbox.answer("token", provided("entra/wrong-secret")._replace(status=status))
     said = ("Failed to obtain Graph token", f"HTTP {status} invalid_client: AADSTS7000215")
     expect(deliver(mail(), "to@external.com"), "5.7.8", *said)
     assert all(text in home.log() for text in said)
     assert "Traceback (most recent call last)" in home.log()
 
 
-@pytest.mark.parametrize("error", ["temporarily_unavailable", "server_error"])
-def test_entra_can_call_its_own_fault_a_400(sandbox: Sandbox, deliver: Deliver, error: str) -> None:
-    sandbox.answer("token", entra_error(400, error, 90033, "A transient error."))
+@pytest.mark.parametrize(
+    ("name", "error"), [("transient", "temporarily_unavailable"), ("server-error", "server_error")]
+)
+def test_entra_can_call_its_own_fault_a_400(
+    sandbox: Sandbox, deliver: Deliver, name: str, error: str
+) -> None:
+    sandbox.answer("token", provided(f"entra/{name}"))
     expect(deliver(mail(), "to@external.com"), "4.3.2", error)
 
 
@@ -342,7 +374,7 @@ def test_a_transient_failure_is_not_mailed(sandbox: Sandbox, deliver: Deliver, a
 
 
 def test_the_alert_names_what_failed(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", graph_error(403, "ErrorSendAsDenied", "No right to send as this."))
+    sandbox.answer("sendMail", provided("graph/sender-denied", message="No right to send as this."))
     deliver(mail(), "to@external.com", "bcc@domain.com", client="10.2.2.2")
     (alert,) = sandbox.accepted
     assert alert.to == ["admin@domain.com"]
@@ -363,7 +395,7 @@ def test_the_alert_names_what_failed(sandbox: Sandbox, home: RelayHome, deliver:
 def test_an_alert_that_fails_is_logged_and_leads_to_no_other(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "first"), answer)
+    sandbox.answer("sendMail", provided("graph/mime-invalid", message="first"), answer)
     expect(deliver(mail(), "to@external.com"), "5.6.0", "first")
     assert "failure notice not sent" in home.log()
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "sendMail"]

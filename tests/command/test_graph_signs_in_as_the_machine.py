@@ -10,6 +10,7 @@ from typing import Callable
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.assertions import EXCHANGE, Federation
 from helpers.certificates import rsa_key
 from helpers.home import RelayHome
@@ -144,7 +145,7 @@ def test_another_identity_does_not_use_the_token(
 NOT_IT = "; this is not one of Azure's services; see --check"
 REFUSALS = {
     "no identity": (
-        json_answer(400, {"error": "invalid_request", "error_description": "Identity not found"}),
+        provided("azure/no-identity"),
         "HTTP 400 invalid_request: Identity not found; give it an identity, and see API_ID",
     ),
     "html": (HTML, f"HTTP 200 <html><title>Welcome</title></html>{NOT_IT}"),
@@ -220,7 +221,7 @@ def test_a_service_that_is_away_keeps_the_mail(home: RelayHome, machine: Metadat
 PASSING = {
     "410": Answer(410),
     "429": Answer(429),
-    "500": json_answer(500, {"error": "unknown", "error_description": "Failed to retrieve token"}),
+    "500": provided("azure/fault"),
     "503": Answer(503),
     "hangs": Answer(action="hang"),
     "hangs up": Answer(action="reset-after-read"),

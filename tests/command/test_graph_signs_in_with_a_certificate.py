@@ -11,6 +11,7 @@ import pytest
 from conftest import Deliver
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import PrivateFormat
+from helpers.answers import provided
 from helpers.assertions import read
 from helpers.by_hand import by_hand, in_days
 from helpers.certificates import Pair, pair, rsa_key, use_certificate
@@ -18,7 +19,7 @@ from helpers.home import RelayHome
 from helpers.interpreter import interpreter, plant
 from helpers.mail import mail
 from helpers.state import TOKEN
-from sandbox import Sandbox, entra_error
+from sandbox import Sandbox
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def test_a_renewal_that_fails_costs_nothing_while_the_token_is_good(
 ) -> None:
     sandbox.token_lifetime = 200
     assert deliver(mail(), "to@external.com").verdict == "sent"
-    refusal = entra_error(503, "temporarily_unavailable", 90033, "A transient error has occurred.")
+    refusal = provided("entra/transient-503")
     sandbox.answer("token", refusal._replace(times=None))
     assert deliver(mail(), "to@external.com").verdict == "sent"
     (warning,) = [line for line in home.log().splitlines() if "WARNING" in line]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, graph_error, json_answer
+from sandbox import Answer, Sandbox, json_answer
 
 CACHE = ".graph-token-cache"
 
@@ -146,7 +147,7 @@ def test_a_revoked_token_is_replaced_once(sandbox: Sandbox, home: RelayHome, del
 
 
 def test_a_second_401_is_a_verdict(sandbox: Sandbox, deliver: Deliver) -> None:
-    refusal = graph_error(401, "InvalidAuthenticationToken", "Access token validation failure.")
+    refusal = provided("graph/token-refused", message="Access token validation failure.")
     sandbox.answer("sendMail", refusal._replace(times=2))
     delivery = deliver(mail(), "to@external.com", sender="MAILER-DAEMON")
     assert delivery[:3] == ("bounced", "5.7.8", 1)

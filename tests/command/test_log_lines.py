@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import LOG, RelayHome
 from helpers.mail import mail
 from sandbox import Answer, Sandbox, graph_error
@@ -86,7 +87,7 @@ def test_a_transient_failure_is_one_line(sandbox: Sandbox, home: RelayHome, deli
 
 
 def test_a_permanent_failure_has_its_traceback(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "wrong"))
+    sandbox.answer("sendMail", provided("graph/mime-invalid"))
     deliver(mail(), "to@external.com")
     assert "Traceback (most recent call last)" in home.log()
     assert len(records(home)) > 6
@@ -103,13 +104,12 @@ def test_what_the_relay_itself_refuses_has_none(sandbox: Sandbox, home: RelayHom
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "dsn"),
-    [(413, "ErrorMessageSizeExceeded", "5.3.4"), (400, "ErrorInvalidRecipients", "5.1.3")],
+    ("name", "dsn"), [("message-too-large-413", "5.3.4"), ("invalid-recipients", "5.1.3")]
 )
 def test_the_same_verdict_of_the_provider_has_its_traceback(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, code: str, dsn: str
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, name: str, dsn: str
 ) -> None:
-    sandbox.answer("sendMail", graph_error(status, code, "No."))
+    sandbox.answer("sendMail", provided(f"graph/{name}"))
     assert deliver(mail(), "to@external.com").dsn == dsn
     assert "Traceback (most recent call last)" in home.log()
 
@@ -172,7 +172,7 @@ def test_secrets_that_a_provider_echoes_stay_out(
         (home.path / ".graph-token-cache").unlink()
         sandbox.answer("token", Answer(400, body=b"you said client-secret"))
     else:
-        sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", f"you said Bearer {token}"))
+        sandbox.answer("sendMail", provided("graph/mime-invalid", message=f"you said Bearer {token}"))
     delivery = deliver(mail(), "to@external.com")
     assert "you said" in delivery.text
     notices = "".join(message.raw.decode() for message in sandbox.accepted)
@@ -189,7 +189,7 @@ def test_every_line_of_a_message_has_its_queue_id(
     assert (
         deliver(mail(From=None), "to@external.com", sender="x@y.org", queue_id="4zReplaced").verdict == "sent"
     )
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No."))
+    sandbox.answer("sendMail", provided("graph/mime-invalid"))
     assert deliver(mail(), "to@external.com", "no address", queue_id="4zBounced").verdict == "bounced"
     assert deliver(mail(To=None), "to@external.com", queue_id="4zRejected").verdict == "bounced"
     sandbox.answer("sendMail", Answer(503))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand, in_days, make_sound
 from helpers.home import RelayHome
 from helpers.mail import mail
@@ -24,16 +25,16 @@ from helpers.script import change_constants
 from helpers.state import NOTICES, WINDOW, held_notices, pass_by, pass_by_incident, read
 from helpers.waiting import processes, wait_until
 from helpers.webhook import SECRET_PATH, SECRET_QUERY, Post, Webhook
-from sandbox import Accepted, Answer, Sandbox, entra_error, graph_error
+from sandbox import Accepted, Answer, Sandbox, graph_error
 
 ALERTS, NETWORK = "alerts@domain.com", "network@domain.com"
 MINUTES = 10
 AGAIN_SECONDS = 300
 DAY_SECONDS = 86400
 AWAY = Answer(503, body=b"out of <!channel> order `@all` & [so](https://x.org) on", times=None)
-EXPIRED = entra_error(401, "invalid_client", 7000222, "The secret has expired.")._replace(times=None)
-DENIED = graph_error(403, "ErrorAccessDenied", "No.")._replace(times=None)
-BAD_RECIPIENT = graph_error(400, "ErrorInvalidRecipients", "Bad.")._replace(times=None)
+EXPIRED = provided("entra/secret-expired")._replace(times=None)
+DENIED = provided("graph/access-denied")._replace(times=None)
+BAD_RECIPIENT = provided("graph/invalid-recipients")._replace(times=None)
 UNKNOWN = graph_error(400, "NeverHeardOf", "What?")._replace(times=None)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.state import WINDOW as STATE
 from helpers.state import clock as now
 from helpers.state import let_calls_count_for_long, read
 from helpers.waiting import expect_full, wait_until
-from sandbox import Answer, Sandbox, graph_error, ses_query_error
+from sandbox import Answer, Sandbox
 
 
 def state(home: RelayHome) -> dict[str, Any]:
@@ -161,9 +162,9 @@ def test_the_quota_is_asked_for_again_after_a_day(
 @pytest.mark.parametrize(
     ("answer", "seconds"),
     [
-        (ses_query_error(403, "AccessDenied", "not authorized"), 3600),
+        (provided("ses/quota-access-denied"), 3600),
         (Answer(action="reset-after-read"), 60),
-        (ses_query_error(400, "Throttling", "Rate exceeded"), 60),
+        (provided("ses/quota-throttling"), 60),
     ],
     ids=["denied", "reset", "throttled"],
 )
@@ -184,7 +185,7 @@ def test_a_quota_that_cannot_be_had_is_28(
 
 @pytest.mark.parametrize(
     "answer",
-    [ses_query_error(400, "Throttling", "Rate exceeded"), Answer(503), Answer(action="reset-after-read")],
+    [provided("ses/quota-throttling"), Answer(503), Answer(action="reset-after-read")],
     ids=["throttled", "503", "reset"],
 )
 def test_a_quota_that_cannot_be_had_now_stays_yesterday_s(
@@ -222,7 +223,7 @@ def test_the_quota_is_that_of_a_key_in_a_region(
 
 def test_a_second_request_has_a_place_of_its_own(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     """After a 401, which costs a new token."""
-    sandbox.answer("sendMail", graph_error(401, "InvalidAuthenticationToken", "Expired."))
+    sandbox.answer("sendMail", provided("graph/token-refused"))
     assert deliver(mail(), "to@external.com").verdict == "sent"
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "token", "sendMail"]
     assert len(state(home)["calls"]) == 2
@@ -232,7 +233,7 @@ def test_a_second_request_without_a_place_is_not_made(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
     home.configure(RATE_LIMIT_PER_MINUTE=1)
-    sandbox.answer("sendMail", graph_error(401, "InvalidAuthenticationToken", "Expired."))
+    sandbox.answer("sendMail", provided("graph/token-refused"))
     expect_full(deliver(mail(), "to@external.com"), "1/1")
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "token"]
     assert len(state(home)["calls"]) == 1
@@ -256,7 +257,7 @@ def test_one_of_two_that_ask_for_the_quota_at_a_time_is_told_and_both_know(
 ) -> None:
     """SES answers GetSendQuota once a second."""
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
-    throttled = ses_query_error(400, "Throttling", "Rate exceeded")
+    throttled = provided("ses/quota-throttling")
     told, refused = Event(), Event()
     sandbox.answer("quota", Answer(gate=told), throttled._replace(gate=refused))
     with ThreadPoolExecutor() as pool:

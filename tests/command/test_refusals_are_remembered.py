@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand
 from helpers.home import RelayHome
 from helpers.mail import mail
@@ -17,12 +18,12 @@ from helpers.pipe import Delivery
 from helpers.state import WINDOW, clock, fill_window, pass_by, read
 from helpers.variants import use_ses
 from helpers.waiting import wait_until
-from sandbox import Answer, Sandbox, entra_error, graph_error, ses_error
+from sandbox import Answer, Sandbox, graph_error
 
 ALERTS, NETWORK = "alerts@domain.com", "network@domain.com"
-GONE = graph_error(404, "ErrorInvalidUser", "The requested user is invalid.")
-FULL = graph_error(413, "ErrorQuotaExceeded", "The mailbox is full.")
-DENIED = graph_error(403, "ErrorAccessDenied", "Access is denied.")
+GONE = provided("graph/unknown-mailbox")
+FULL = provided("graph/mailbox-full-413")
+DENIED = provided("graph/access-denied")
 
 
 @pytest.fixture
@@ -142,9 +143,9 @@ def test_a_test_message_is_sent_whatever_is_remembered(
     "answer",
     [
         graph_error(400, "NeverHeardOf", "What Graph says."),
-        graph_error(400, "ErrorInvalidRecipients", "No."),
-        graph_error(413, "ErrorMessageSizeExceeded", "Too large."),
-        graph_error(503, "ErrorServerBusy", "Busy."),
+        provided("graph/invalid-recipients"),
+        provided("graph/message-too-large-413"),
+        provided("graph/server-busy"),
         Answer(403, body=b"<html>Blocked</html>"),
         Answer(action="reset-after-read"),
     ],
@@ -169,7 +170,7 @@ def test_without_deferring_every_message_has_an_answer_of_its_own(
 def test_refused_credentials_stop_all_mail_and_entra_is_left_alone(
     sandbox: Sandbox, shipped: RelayHome, deliver: Deliver, shift: int
 ) -> None:
-    refusal = entra_error(401, "invalid_client", 7000222, "The secret has expired.")
+    refusal = provided("entra/secret-expired")
     sandbox.answer("token", refusal._replace(times=None))
     assert send(deliver).dsn == "4.7.0"
     asked = len(sandbox.requests)
@@ -211,7 +212,7 @@ def test_who_asked_and_died_keeps_nobody(sandbox: Sandbox, shipped: RelayHome, d
 def test_ses_remembers_a_paused_account(sandbox: Sandbox, shipped: RelayHome, deliver: Deliver) -> None:
     use_ses(shipped)
     shipped.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    paused = ses_error(400, "MessageRejected", "Sending paused for this account.")
+    paused = provided("ses/paused-account")
     sandbox.answer("ses", paused._replace(times=None))
     assert send(deliver).dsn == "4.7.1"
     asked = len(sandbox.requests)
@@ -225,8 +226,7 @@ def test_a_recipient_that_is_not_verified_stops_no_other_mail(
     """SES's own sandbox sends to verified recipients only."""
     use_ses(shipped)
     shipped.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    text = "Email address is not verified. The following identities failed the check: to@external.com"
-    sandbox.answer("ses", ses_error(400, "MessageRejected", text))
+    sandbox.answer("ses", provided("ses/not-verified", addresses="to@external.com"))
     delivery = send(deliver)
     assert delivery[:2] == ("deferred", "4.7.1")
     assert "ask AWS for production access" in delivery.text
@@ -275,7 +275,7 @@ def test_ses_s_refusal_of_another_identity_stops_no_other_mail(
 ) -> None:
     use_ses(shipped)
     shipped.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("ses", ses_error(403, "AccessDeniedException", text))
+    sandbox.answer("ses", provided("ses/access-denied", message=text))
     assert send(deliver).dsn == "4.7.1"
     assert send(deliver).verdict == "sent"
 
@@ -287,7 +287,7 @@ def test_ses_s_refusal_of_the_sender_stops_it(
     use_ses(shipped)
     shipped.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
     sandbox.answer(
-        "ses", ses_error(403, "AccessDeniedException", f"Not authorized: arn:aws:ses:x:1:{identity}")
+        "ses", provided("ses/access-denied", message=f"Not authorized: arn:aws:ses:x:1:{identity}")
     )
     assert send(deliver).dsn == "4.7.1"
     assert "asked again" in send(deliver).text
@@ -304,7 +304,7 @@ def test_a_spelling_that_graph_does_not_know_stops_no_other(
 def test_refused_credentials_are_not_pushed_out_by_refused_mailboxes(
     sandbox: Sandbox, shipped: RelayHome, deliver: Deliver
 ) -> None:
-    sandbox.answer("token", entra_error(401, "invalid_client", 7000222, "The secret has expired."))
+    sandbox.answer("token", provided("entra/secret-expired"))
     send(deliver)
     state = read(shipped, WINDOW)
     entry = [clock() + 1700, 1800, 1, "mailbox, deferred", "x", 0, True]

@@ -8,12 +8,13 @@ import subprocess
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
 from helpers.home import LOG, OF_ROOT, RelayHome
 from helpers.mail import mail
 from helpers.pipe import run
 from helpers.state import WINDOW, fill_window, read
-from sandbox import Sandbox, graph_error
+from sandbox import Sandbox
 
 RECIPIENT = "me@external.com"
 
@@ -57,7 +58,7 @@ def test_an_accepted_message(sandbox: Sandbox, sound: RelayHome, user: str, prov
 
 
 def test_a_refused_message(sandbox: Sandbox, sound: RelayHome) -> None:
-    sandbox.answer("sendMail", graph_error(403, "ErrorAccessDenied", "client-secret may not\nsend"))
+    sandbox.answer("sendMail", provided("graph/access-denied", message="client-secret may not\nsend"))
     text = "5.7.1 Graph sendMail failed: HTTP 403 ErrorAccessDenied: [secret] may not send"
     expected = f"FAIL  {text}; check what the app or key may send as"
     assert send_test(sound) == (1, [expected])

@@ -2,75 +2,91 @@
 
 from __future__ import annotations
 
+import json
+from typing import Union
+
 import pytest
 from conftest import Deliver
+from helpers.answers import error_code, provided
 from helpers.home import RelayHome
 from helpers.mail import mail
-from sandbox import Answer, Sandbox, json_answer, ses_error, ses_query_error
+from sandbox import Answer, Sandbox, ses_error
 
-DEFERS = {
-    "Throttling": 400,
-    "ThrottlingException": 400,
-    "TooManyRequestsException": 429,
-    "LimitExceededException": 400,
-    "RequestThrottled": 400,
-    "SlowDown": 400,
-    "EC2ThrottledException": 400,
-    "ServiceQuotaExceededException": 400,
-    "DailyQuotaExceeded": 400,
-    "RequestAbortedException": 400,
-    "ServiceUnavailable": 503,
-    "InternalFailure": 500,
-    "InternalServiceErrorException": 500,
-    "RequestTimeout": 400,
-    "RequestExpired": 400,
-    "RequestTimeTooSkewed": 403,
-    "SomethingNew": 502,
-    "MessageRejected": 500,
-}
-ACCOUNT = {
-    "AccountSendingPaused": 400,
-    "AccountSendingPausedException": 400,
-    "SendingPausedException": 400,
-    "AccountSuspendedException": 400,
-    "MailFromDomainNotVerified": 400,
-    "MailFromDomainNotVerifiedException": 400,
-    "ConfigurationSetDoesNotExist": 400,
-    "AccessDenied": 403,
-    "AccessDeniedException": 403,
-    "OptInRequired": 403,
-    "NotFoundException": 404,
-}
-CREDENTIALS = {
-    "InvalidClientTokenId": 403,
-    "UnrecognizedClientException": 403,
-    "SignatureDoesNotMatch": 403,
-    "InvalidSignatureException": 403,
-    "IncompleteSignature": 400,
-    "IncompleteSignatureException": 400,
-    "ExpiredToken": 403,
-    "ExpiredTokenException": 403,
-    "MissingAuthenticationToken": 403,
-    "MissingAuthenticationTokenException": 403,
-}
-MESSAGE = {"MessageRejected": 400, "BadRequestException": 400, "InvalidParameterValue": 400}
-BOUNCES = [
-    *((code, status, "5.7.1") for code, status in ACCOUNT.items()),
-    *((code, status, "5.7.8") for code, status in CREDENTIALS.items()),
-    *((code, status, "5.6.0") for code, status in MESSAGE.items()),
-    ("SomethingNew", 400, "5.6.0"),
-    ("RequestEntityTooLarge", 413, "5.3.4"),
+# By the names of their files, or the status and code of one that SES is not known to give.
+Case = Union[str, tuple[int, str]]
+DEFERS: list[Case] = [
+    "throttling",
+    "throttling-exception",
+    "too-many-requests",
+    "limit-exceeded",
+    "request-throttled",
+    "slow-down",
+    "ec2-throttled",
+    (400, "ServiceQuotaExceededException"),
+    (400, "DailyQuotaExceeded"),
+    "request-aborted",
+    "service-unavailable",
+    "internal-failure",
+    "internal-service-error",
+    "request-timeout",
+    "request-expired",
+    "time-too-skewed",
+    (502, "SomethingNew"),
+    (500, "MessageRejected"),
+]
+ACCOUNT: list[Case] = [
+    "account-sending-paused",
+    "account-sending-paused-exception",
+    "sending-paused",
+    "account-suspended",
+    "mail-from-not-verified-v1",
+    "mail-from-not-verified",
+    "configuration-set-v1",
+    "access-denied-v1",
+    "access-denied",
+    "opt-in-required",
+    "not-found",
+]
+CREDENTIALS: list[Case] = [
+    "unknown-key",
+    "unrecognized-client",
+    "wrong-signature",
+    "invalid-signature",
+    "incomplete-signature",
+    "incomplete-signature-exception",
+    "expired-token",
+    "expired-token-exception",
+    "unsigned",
+    "unsigned-exception",
+]
+MESSAGE: list[Case] = ["rejected", "bad-request", "invalid-parameter"]
+BOUNCES: list[tuple[Case, str]] = [
+    *((case, "5.7.1") for case in ACCOUNT),
+    *((case, "5.7.8") for case in CREDENTIALS),
+    *((case, "5.6.0") for case in MESSAGE),
+    ((400, "SomethingNew"), "5.6.0"),
+    ("request-too-large", "5.3.4"),
 ]
 
 
-@pytest.mark.parametrize(("code", "status"), DEFERS.items(), ids=str)
-def test_an_error_that_passes(
-    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, status: int
-) -> None:
-    sandbox.answer("ses", ses_error(status, code, "5.7.1 Maximum sending rate exceeded."))
+def answered(case: Case, text: str) -> Answer:
+    """An answer of SES's, in these words."""
+    return provided(f"ses/{case}", message=text) if isinstance(case, str) else ses_error(*case, text)
+
+
+def label(value: object) -> str:
+    """What a case is called."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("case", DEFERS, ids=label)
+def test_an_error_that_passes(sandbox: Sandbox, ses: RelayHome, deliver: Deliver, case: Case) -> None:
+    answer = answered(case, "5.7.1 Maximum sending rate exceeded.")
+    sandbox.answer("ses", answer)
     delivery = deliver(mail(), "to@external.com")
     assert (delivery.verdict, delivery.status) == ("deferred", 75)
-    said = f"SES send_email failed: HTTP {status} {code}: 5.7.1 Maximum sending rate exceeded."
+    problem = f"HTTP {answer.status} {error_code(answer)}"
+    said = f"SES send_email failed: {problem}: 5.7.1 Maximum sending rate exceeded."
     assert delivery.text.startswith(f"{delivery.dsn} {said}")
     assert said in ses.log().splitlines()[-1]
     assert "Traceback" not in ses.log()
@@ -78,14 +94,15 @@ def test_an_error_that_passes(
     assert [request.role for request in sandbox.requests] == ["ses"]
 
 
-@pytest.mark.parametrize(("code", "status", "dsn"), BOUNCES)
+@pytest.mark.parametrize(("case", "dsn"), BOUNCES, ids=label)
 def test_an_error_that_stays(
-    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, status: int, dsn: str
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, case: Case, dsn: str
 ) -> None:
-    sandbox.answer("ses", ses_error(status, code, "4.7.1 What SES says."))
+    answer = answered(case, "4.7.1 What SES says.")
+    sandbox.answer("ses", answer)
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("bounced", dsn, 1)
-    said = f"SES send_email failed: HTTP {status} {code}: 4.7.1 What SES says."
+    said = f"SES send_email failed: HTTP {answer.status} {error_code(answer)}: 4.7.1 What SES says."
     assert delivery.text.startswith(f"{dsn} {said}")
     assert said in ses.log()
     assert "Traceback (most recent call last)" in ses.log()
@@ -96,26 +113,29 @@ def test_an_error_that_stays(
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "dsn"),
+    ("case", "dsn"),
     [
-        *((code, status, "4.7.1") for code, status in ACCOUNT.items()),
-        *((code, status, "4.7.0") for code, status in CREDENTIALS.items()),
-        *((code, status, "5.6.0") for code, status in MESSAGE.items()),
-        ("SomethingNew", 400, "4.6.0"),
-        ("SomethingNew", 404, "4.6.0"),
-        ("SomethingNew", 418, "4.6.0"),
-        ("RequestEntityTooLarge", 413, "5.3.4"),
+        *((case, "4.7.1") for case in ACCOUNT),
+        *((case, "4.7.0") for case in CREDENTIALS),
+        *((case, "5.6.0") for case in MESSAGE),
+        ((400, "SomethingNew"), "4.6.0"),
+        ((404, "SomethingNew"), "4.6.0"),
+        ((418, "SomethingNew"), "4.6.0"),
+        ("request-too-large", "5.3.4"),
     ],
+    ids=label,
 )
 def test_as_shipped_only_a_verdict_about_the_message_bounces(
-    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, status: int, dsn: str
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, case: Case, dsn: str
 ) -> None:
     ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("ses", ses_error(status, code, "What SES says."))
+    answer = answered(case, "What SES says.")
+    sandbox.answer("ses", answer)
     delivery = deliver(mail(), "to@external.com")
     verdict = ("bounced", dsn, 1) if dsn.startswith("5") else ("deferred", dsn, 75)
     assert delivery[:3] == verdict
-    assert delivery.text.startswith(f"{dsn} SES send_email failed: HTTP {status} {code}: What SES says.")
+    said = f"SES send_email failed: HTTP {answer.status} {error_code(answer)}: What SES says."
+    assert delivery.text.startswith(f"{dsn} {said}")
 
 
 @pytest.mark.parametrize(
@@ -128,30 +148,30 @@ def test_as_shipped_only_a_verdict_about_the_message_bounces(
         "Configuration-set alerts is unknown.",
     ],
 )
-@pytest.mark.parametrize("code", ["MessageRejected", "BadRequestException"])
+@pytest.mark.parametrize("name", ["rejected", "bad-request"])
 def test_a_verdict_about_the_account_in_the_words_of_one_about_the_message(
-    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, text: str
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, name: str, text: str
 ) -> None:
     ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("ses", ses_error(400, code, text))
+    sandbox.answer("ses", provided(f"ses/{name}", message=text))
     assert deliver(mail(), "to@external.com")[:3] == ("deferred", "4.7.1", 75)
 
 
 @pytest.mark.parametrize("shipped", [False, True])
 @pytest.mark.parametrize("text", ["Please try again later.", "Temporarily unavailable.", "Rate exceeded."])
-@pytest.mark.parametrize("code", ["MessageRejected", "BadRequestException"])
+@pytest.mark.parametrize("name", ["rejected", "bad-request"])
 def test_a_fault_that_passes_in_the_words_of_a_verdict(
-    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, text: str, shipped: bool
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, name: str, text: str, shipped: bool
 ) -> None:
     ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=shipped)
-    sandbox.answer("ses", ses_error(400, code, text))
+    sandbox.answer("ses", provided(f"ses/{name}", message=text))
     assert deliver(mail(), "to@external.com").verdict == "deferred"
 
 
 def test_a_front_end_that_finds_a_request_too_large(
     sandbox: Sandbox, ses: RelayHome, deliver: Deliver
 ) -> None:
-    sandbox.answer("ses", json_answer(413, {"message": "Request Entity Too Large"}))
+    sandbox.answer("ses", provided("ses/front-end-too-large"))
     assert deliver(mail(), "to@external.com")[:3] == ("bounced", "5.3.4", 1)
 
 
@@ -166,7 +186,7 @@ def test_a_message_beyond_what_ses_takes_is_refused_without_a_call(
 
 def test_an_address_with_the_words_of_an_account(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
     ses.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("ses", ses_error(400, "BadRequestException", "Illegal address: <paused@suspended>"))
+    sandbox.answer("ses", provided("ses/illegal-address", address="<paused@suspended>"))
     assert deliver(mail(), "to@external.com")[:3] == ("bounced", "5.6.0", 1)
 
 
@@ -195,31 +215,32 @@ def test_an_answer_of_something_in_between_is_no_verdict(
 
 def test_an_error_in_xml_is_ses_s_own(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
     """Its first interface's form, which its front end uses for whoever has no business there."""
-    sandbox.answer("ses", ses_query_error(403, "AccessDenied", "No."))
+    sandbox.answer("ses", provided("ses/quota-access-denied", message="No."))
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("bounced", "5.7.1", 1)
     assert "HTTP 403 AccessDenied: No." in delivery.text
 
 
-@pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch"])
-@pytest.mark.parametrize(
-    "text", ["Signature expired: 2026 is now earlier", "Signature not yet current: 2026"]
-)
+@pytest.mark.parametrize("name", ["invalid-signature", "wrong-signature"])
+@pytest.mark.parametrize("clock", ["clock-behind", "clock-ahead"])
 def test_a_wrong_clock_is_not_a_wrong_key(
-    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, code: str, text: str
+    sandbox: Sandbox, ses: RelayHome, deliver: Deliver, name: str, clock: str
 ) -> None:
-    sandbox.answer("ses", ses_error(403, code, text))
+    text = json.loads(provided(f"ses/{clock}").body)["message"]
+    answer = provided(f"ses/{name}", message=text)
+    sandbox.answer("ses", answer)
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("deferred", "4.3.5", 75)
-    assert f"SES send_email failed: HTTP 403 {code}: {text}; timedatectl set-ntp true" in delivery.text
+    said = f"SES send_email failed: HTTP 403 {error_code(answer)}: {text}; timedatectl set-ntp true"
+    assert said in delivery.text
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        ses_error(400, "MailFromDomainNotVerifiedException:http://internal.amazon.com/coral/", "No."),
-        json_answer(400, {"__type": "com.amazonaws#MailFromDomainNotVerifiedException", "message": "No."}),
-        json_answer(400, {"code": "MailFromDomainNotVerifiedException", "Message": "No."}),
+        provided("ses/mail-from-not-verified-url", message="No."),
+        provided("ses/mail-from-not-verified-namespace", message="No."),
+        provided("ses/mail-from-not-verified-body", message="No."),
     ],
     ids=["with a URL", "with a namespace", "in the body"],
 )

@@ -15,6 +15,7 @@ from typing import Callable
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.aws_metadata import (
     AS_THE_MACHINE,
     HTML,
@@ -33,7 +34,7 @@ from helpers.script import change_constants
 from helpers.state import KEYS, pass_by, pass_by_incident, put_calls, read
 from helpers.tunnel import Tunnel
 from helpers.waiting import processes, wait_until
-from sandbox import Answer, Sandbox, SessionKeys, ses_error, ses_query_error
+from sandbox import Answer, Sandbox, SessionKeys
 
 RECIPIENT = "to@external.com"
 ASKED: list[Step] = ["token", "role", "keys"]
@@ -225,7 +226,7 @@ def test_a_quota_that_cannot_be_asked_for_costs_no_second_search(
         ("keys", Fault(503, HTML)),
         ("keys", Fault(200, HTML)),
         ("keys", Fault(200, b"[]")),
-        ("keys", Fault(200, b'{"Code": "AssumeRoleUnauthorizedAccess", "Message": "EC2 cannot assume"}')),
+        ("keys", Fault(200, provided("aws/instance-keys-refused").body)),
         ("keys", Fault(delay=3)),
     ],
     ids=lambda value: (
@@ -432,13 +433,13 @@ def test_refused_keys_are_asked_for_once_more(
     assert len(read(instance, ".rate-limit-state")["calls"]) == 3
 
 
-@pytest.mark.parametrize("code", ["ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize("name", ["expired-token-exception", "unknown-key", "wrong-signature"])
 def test_new_keys_that_are_refused_are_not_asked_for_again(
-    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, code: str
+    sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome, name: str
 ) -> None:
     pipe(instance, mail(), RECIPIENT)
     sandbox.requests.clear()
-    sandbox.answer("ses", ses_error(403, code, "No.")._replace(times=None))
+    sandbox.answer("ses", provided(f"ses/{name}")._replace(times=None))
     delivery = pipe(instance, mail(), RECIPIENT)
     assert (delivery.verdict, delivery.dsn) == ("bounced", "5.7.8")
     assert len([request for request in sandbox.requests if request.role == "ses"]) <= 3
@@ -495,12 +496,8 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
     sandbox: Sandbox, metadata: AwsMetadata, home: RelayHome
 ) -> None:
     keys = sandbox.issue_keys(3600)
-    answer = (
-        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>"
-        f"<AccessKeyId>{keys.key_id}</AccessKeyId><SecretAccessKey>{keys.secret}</SecretAccessKey>"
-        f"<SessionToken>{keys.token}</SessionToken><Expiration>{as_json(keys)['Expiration']}</Expiration>"
-        "</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
-    )
+    values = {"key_id": keys.key_id, "secret": keys.secret, "token": keys.token}
+    answer = provided("aws/sts-web-identity", **values, ends=as_json(keys)["Expiration"])
     with Tunnel() as proxy:
         metadata.use_instance(home)
         home.configure(RATE_LIMIT_PER_MINUTE=28, HTTPS_PROXY=proxy.url)
@@ -510,7 +507,7 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
         use_web_identity(home, sandbox.url)
         home.configure(RATE_LIMIT_PER_MINUTE=28, HTTPS_PROXY=proxy.url)
         # CA_BUNDLE is what lets this be trusted.
-        sandbox.answer("quota", Answer(200, {"Content-Type": "text/xml"}, answer.encode()))
+        sandbox.answer("quota", answer)
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
         assert len(proxy.targets) == 3
     assert [request.role for request in sandbox.requests] == ["ses", "quota", "ses"]
@@ -534,7 +531,7 @@ def test_a_role_that_may_not_be_taken_on_defers(sandbox: Sandbox, home: RelayHom
     )
     use_machine(home, AWS_PROFILE="relay", AWS_CONFIG_FILE=str(config), AWS_ENDPOINT_URL_STS=sandbox.url)
     text = "User: base is not authorized to perform: sts:AssumeRole"
-    sandbox.answer("quota", ses_query_error(403, "AccessDenied", text))
+    sandbox.answer("quota", provided("ses/quota-access-denied", message=text))
     expect_none(pipe(home, mail(), RECIPIENT), "AccessDenied", text)
     assert b"Action=AssumeRole" in sandbox.requests[0].body
     assert len(sandbox.requests) == 1
@@ -571,7 +568,7 @@ def test_check_says_why_there_are_no_keys(metadata: AwsMetadata, checked: Chain)
 
 def test_check_names_the_role_that_may_not_send(sandbox: Sandbox, checked: Chain) -> None:
     text = "User: relay-role is not authorized to perform: ses:GetSendQuota"
-    sandbox.answer("quota", ses_query_error(403, "AccessDenied", text))
+    sandbox.answer("quota", provided("ses/quota-access-denied", message=text))
     (line,) = checked.check().problems
     assert line.startswith(
         "warn  SES get_send_quota failed with this machine's keys: HTTP 403 AccessDenied: "

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import SITE, by_hand, in_days, make_sound
 from helpers.home import SECRETS, RelayHome
 from helpers.mail import mail
@@ -27,7 +28,7 @@ from helpers.state import (
 from helpers.state_faults import FAULTS, NOTICE_CONTENT, QUOTA, WINDOW_CONTENT, holding_json, plant
 from helpers.strace import trace
 from helpers.watched import COUNTERS, Watched
-from sandbox import Answer, Sandbox, entra_error, graph_error
+from sandbox import Answer, Sandbox, graph_error
 
 FORMATS = ("text", "json", "prometheus")
 RECIPIENT = "to@external.com"
@@ -81,7 +82,7 @@ def deliver_in_every_way(sandbox: Sandbox, home: RelayHome, deliver: Deliver) ->
 
 
 def graph_error_400() -> Answer:
-    return graph_error(400, "ErrorMimeContentInvalid", "no message")
+    return provided("graph/mime-invalid")
 
 
 def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched, deliver: Deliver) -> None:
@@ -610,8 +611,8 @@ def test_counting_takes_no_further_write(sandbox: Sandbox, home: RelayHome) -> N
 # ---------------------------------------------------------------- what the provider refuses
 
 UPS = "ups@example.org"
-DENIED = graph_error(403, "ErrorAccessDenied", "Access is denied.")
-EXPIRED = entra_error(401, "invalid_client", 7000222, "The provided client secret keys are expired.")
+DENIED = provided("graph/access-denied", message="Access is denied.")
+EXPIRED = provided("entra/secret-expired")
 UNKNOWN = graph_error(400, "NeverHeardOf", "What Graph says.")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.crowds import crowd, mailed
 from helpers.home import RelayHome
 from helpers.large_mail import TWO_FILES, file_part, message, multipart, noise, scan, text_part
@@ -67,7 +69,8 @@ def test_pages_for_ranges_send_nothing(sandbox: Sandbox, home: RelayHome, delive
 
 def ranges(*expected: object) -> Answer:
     """What Graph says to have of a file."""
-    return json_answer(200, {"nextExpectedRanges": expected})
+    told = provided("graph/upload-progress")
+    return told._replace(body=json.dumps({**json.loads(told.body), "nextExpectedRanges": expected}).encode())
 
 
 UPLOADS = {
@@ -98,7 +101,7 @@ def test_an_upload_of_which_graph_says_nothing_usable_begins_anew(
 def test_a_message_that_is_too_large_is_told_so_at_a_range(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    sandbox.answer("range", graph_error(400, "ErrorMessageSizeExceeded", "The message is too large."))
+    sandbox.answer("range", provided("graph/message-too-large"))
     assert deliver(TWO_FILES, RECIPIENT).dsn == "5.3.4"
     assert (sandbox.drafts, kept_progress(home)) == ({}, [])
 
@@ -163,7 +166,7 @@ def test_messages_with_one_message_id_are_not_mixed_up(sandbox: Sandbox, home: R
     expect_each_its_own(sandbox, home, "a@x.test", "b@x.test")
 
 
-DENIED = graph_error(403, "ErrorAccessDenied", "Access is denied.")
+DENIED = provided("graph/access-denied")
 
 
 def test_a_draft_that_may_not_be_deleted_bounces_nothing_that_others_have_got(
@@ -228,7 +231,7 @@ def test_a_draft_is_not_sent_before_it_is_taken_over(sandbox: Sandbox, home: Rel
     expect_each_its_own(sandbox, home, first, second)
 
 
-@pytest.mark.parametrize("answer", [DENIED, ODD, graph_error(404, "ErrorInvalidUser", "No such user.")])
+@pytest.mark.parametrize("answer", [DENIED, ODD, provided("graph/unknown-mailbox")])
 def test_what_may_have_been_sent_does_not_bounce_for_a_question(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:

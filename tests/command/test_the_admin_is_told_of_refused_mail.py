@@ -6,20 +6,21 @@ import json
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
 from helpers.state import NOTICES, pass_by, read
-from sandbox import Accepted, Answer, Sandbox, entra_error, graph_error
+from sandbox import Accepted, Answer, Sandbox, graph_error
 
 ALERTS, NETWORK = "alerts@domain.com", "network@domain.com"
-GONE = graph_error(404, "MailboxNotEnabledForRESTAPI", "The mailbox is on hold.")
+GONE = provided("graph/no-rest-mailbox")
 REFUSALS = {
     "mailbox": (GONE, "the provider does not know the sending mailbox"),
-    "permission": (graph_error(403, "ErrorAccessDenied", "No."), "refuses this sender or account"),
-    "full": (graph_error(403, "ErrorQuotaExceeded", "Full."), "the sending mailbox is full"),
-    "quota": (graph_error(400, "ErrorSubmissionQuotaExceeded", "Enough."), "has used up its quota"),
+    "permission": (provided("graph/access-denied"), "refuses this sender or account"),
+    "full": (provided("graph/mailbox-full"), "the sending mailbox is full"),
+    "quota": (provided("graph/submission-quota"), "has used up its quota"),
     "unknown": (graph_error(400, "NeverHeardOf", "What?"), "the provider refuses the request"),
 }
 
@@ -95,7 +96,7 @@ def test_by_the_first_mailbox_that_works_where_the_default_one_does_not(
 def test_as_soon_as_the_credentials_work_again(
     sandbox: Sandbox, shipped: RelayHome, deliver: Deliver
 ) -> None:
-    sandbox.answer("token", entra_error(401, "invalid_client", 7000222, "The secret has expired."))
+    sandbox.answer("token", provided("entra/secret-expired"))
     assert send(deliver, ALERTS).dsn == "4.7.0"
     assert told(sandbox) == []
     # As an admin who renews the secret changes the file.
@@ -162,7 +163,7 @@ def test_status_names_a_message_that_is_refused_alone(
 
 
 def test_status_names_refused_credentials(sandbox: Sandbox, shipped: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("token", entra_error(401, "invalid_client", 7000222, "The secret has expired."))
+    sandbox.answer("token", provided("entra/secret-expired"))
     send(deliver, ALERTS)
     said = by_hand(shipped, "--status").stdout
     assert "no mail goes out since " in said
@@ -171,7 +172,7 @@ def test_status_names_refused_credentials(sandbox: Sandbox, shipped: RelayHome, 
 
 
 def test_nobody_is_told_of_what_passes(sandbox: Sandbox, shipped: RelayHome, deliver: Deliver) -> None:
-    for answer in (graph_error(400, "ErrorServerBusy", "x"), Answer(403, body=b"<html>"), Answer(503)):
+    for answer in (provided("graph/server-busy-400"), Answer(403, body=b"<html>"), Answer(503)):
         sandbox.answer("sendMail", answer)
         assert send(deliver, NETWORK).verdict == "deferred"
     assert send(deliver, NETWORK).verdict == "sent"

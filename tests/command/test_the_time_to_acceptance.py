@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import by_hand
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.queue_ids import long_id
 from helpers.state import WINDOW, read
 from helpers.watched import Watched
-from sandbox import Answer, Sandbox, graph_error
+from sandbox import Answer, Sandbox
 
 RECIPIENT = "to@external.com"
 BOUNDS = ["1", "2", "5", "10", "30", "60", "120", "300", "600", "1800", "3600", "14400", "86400", "+Inf"]
@@ -68,7 +69,7 @@ def test_each_accepted_message_counts(watched: Watched, deliver: Deliver) -> Non
 
 
 def test_what_is_not_accepted_does_not_count(sandbox: Sandbox, watched: Watched, deliver: Deliver) -> None:
-    refusals = [Answer(503), graph_error(400, "ErrorMimeContentInvalid", "no message")]
+    refusals = [Answer(503), provided("graph/mime-invalid")]
     for answer, verdict in zip(refusals, ("deferred", "bounced")):
         sandbox.answer("sendMail", answer)
         assert deliver(mail(), RECIPIENT, queue_id=long_id(time.time() - 5)).verdict == verdict

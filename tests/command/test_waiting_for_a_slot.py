@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 from conftest import Deliver
 from helpers.accounting import read_process
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
@@ -35,7 +36,7 @@ from helpers.waiting import (
     stopped,
     wait_until,
 )
-from sandbox import Accepted, Answer, Sandbox, graph_error
+from sandbox import Accepted, Answer, Sandbox
 
 STRANGER = "stranger@else.com"
 
@@ -255,7 +256,7 @@ def test_a_signal_keeps_the_mail_and_gives_the_slot_to_the_next(
 def test_a_pause_that_begins_in_the_wait_is_kept(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
     """One message is on its way, another waits; then the provider asks for fewer."""
     [opened, _] = occupy(home, FAR, -1)
-    answer = graph_error(429, "ApplicationThrottled", "Too many requests.", {"Retry-After": "300"})
+    answer = provided("graph/application-throttled", retry_after="300")
     gate = Event()
     sandbox.answer("sendMail", answer._replace(gate=gate))
     refused, waiting = start("refused"), start("waits")
@@ -321,7 +322,7 @@ def test_a_notice_counts_in_the_window_of_the_default_address(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
     home.configure(RATE_LIMIT_SCOPE="sender")
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No message."))
+    sandbox.answer("sendMail", provided("graph/mime-invalid"))
     assert deliver(mail(From=None), "to@external.com", sender="network@domain.com").verdict == "bounced"
     assert keys(home) == ["network@domain.com", "alerts@domain.com"]
 

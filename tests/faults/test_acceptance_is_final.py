@@ -17,12 +17,13 @@ from types import ModuleType
 from typing import Callable
 
 import pytest
+from helpers.answers import provided
 from helpers.home import LOG, RelayHome
 from helpers.interrupted import interrupted
 from helpers.mail import mail
 from helpers.pipe import pipe
 from helpers.state_faults import DAY, STATE, clock_jumps
-from sandbox import Accepted, Answer, Sandbox, graph_error
+from sandbox import Accepted, Answer, Sandbox
 
 RECIPIENT = "to@external.com"
 # An override: a notice follows the message.
@@ -154,8 +155,8 @@ def test_the_disk_is_full_from_acceptance_on(
 
 NOTICE_ANSWERS = {
     "throttled": Answer(429, {"Retry-After": "60"}),
-    "refused": graph_error(400, "ErrorInvalidRecipients", "No."),
-    "not permitted": graph_error(403, "ErrorAccessDenied", "No."),
+    "refused": provided("graph/invalid-recipients"),
+    "not permitted": provided("graph/access-denied"),
     "of something in between": Answer(403),
     "unavailable": Answer(503),
     "HTML": Answer(502, {"Content-Type": "text/html"}, b"<html>"),
@@ -205,7 +206,7 @@ def test_a_signal_while_the_notice_hangs(sandbox: Watched, home: RelayHome, numb
 def test_a_signal_while_the_notice_of_a_bounce_hangs(
     sandbox: Watched, home: RelayHome, number: signal.Signals
 ) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorMimeContentInvalid", "No."), Answer(action="hang"))
+    sandbox.answer("sendMail", provided("graph/mime-invalid"), Answer(action="hang"))
     delivery = interrupted(sandbox, home, MESSAGE, STRANGER, 2, number)
     assert (delivery.verdict, delivery.status, delivery.dsn) == ("bounced", 1, "5.6.0")
     assert delivery.text.startswith("5.6.0 Graph sendMail failed: HTTP 400")

@@ -8,38 +8,39 @@ from types import ModuleType
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
 from helpers.state import NOTICES
 from helpers.variants import use_ses
-from sandbox import Accepted, Answer, Sandbox, Where, entra_error, graph_error, ses_error
+from sandbox import Accepted, Answer, Sandbox, Where
 
 DEFER = {"DEFER_ON_CREDENTIAL_FAILURE": True, "RATE_LIMIT_PER_MINUTE": 28}
 CREDENTIALS = ("4.7.0", "5.7.8")
 PERMISSION = ("4.7.1", "5.7.1")
 GRAPH: dict[str, tuple[Where, Answer, tuple[str, str]]] = {
-    "wrong secret": ("token", entra_error(401, "invalid_client", 7000215, "Invalid secret."), CREDENTIALS),
-    "expired secret": ("token", entra_error(401, "invalid_client", 7000222, "Expired secret."), CREDENTIALS),
-    "no such app": ("token", entra_error(400, "unauthorized_client", 700016, "No app."), CREDENTIALS),
-    "no such tenant": ("token", entra_error(400, "invalid_request", 90002, "No tenant."), CREDENTIALS),
+    "wrong secret": ("token", provided("entra/wrong-secret"), CREDENTIALS),
+    "expired secret": ("token", provided("entra/secret-expired"), CREDENTIALS),
+    "no such app": ("token", provided("entra/unknown-application"), CREDENTIALS),
+    "no such tenant": ("token", provided("entra/unknown-tenant"), CREDENTIALS),
     "token refused": (
         "sendMail",
-        graph_error(401, "InvalidAuthenticationToken", "No.")._replace(times=2),
+        provided("graph/token-refused")._replace(times=2),
         CREDENTIALS,
     ),
-    "send as denied": ("sendMail", graph_error(403, "ErrorSendAsDenied", "No."), PERMISSION),
-    "access denied": ("sendMail", graph_error(403, "ErrorAccessDenied", "No."), PERMISSION),
+    "send as denied": ("sendMail", provided("graph/sender-denied"), PERMISSION),
+    "access denied": ("sendMail", provided("graph/access-denied"), PERMISSION),
 }
 SES = {
-    "no such key": (403, "InvalidClientTokenId", "No.", CREDENTIALS),
-    "unknown client": (403, "UnrecognizedClientException", "No.", CREDENTIALS),
-    "wrong secret": (403, "SignatureDoesNotMatch", "No.", CREDENTIALS),
-    "access denied": (403, "AccessDeniedException", "No.", PERMISSION),
-    "suspended": (400, "AccountSuspendedException", "No.", PERMISSION),
-    "paused": (400, "SendingPausedException", "No.", PERMISSION),
-    "MAIL FROM": (400, "MailFromDomainNotVerifiedException", "No.", PERMISSION),
-    "not verified": (400, "MessageRejected", "Email address is not verified.", PERMISSION),
+    "no such key": (provided("ses/unknown-key"), CREDENTIALS),
+    "unknown client": (provided("ses/unrecognized-client"), CREDENTIALS),
+    "wrong secret": (provided("ses/wrong-signature"), CREDENTIALS),
+    "access denied": (provided("ses/access-denied"), PERMISSION),
+    "suspended": (provided("ses/account-suspended"), PERMISSION),
+    "paused": (provided("ses/sending-paused"), PERMISSION),
+    "MAIL FROM": (provided("ses/mail-from-not-verified"), PERMISSION),
+    "not verified": (provided("ses/not-verified"), PERMISSION),
 }
 HIDDEN = {
     "nobody": mail(To=None),
@@ -85,18 +86,12 @@ def test_graph(
     expect_deferred(sandbox, home, deliver, where, answer, codes[0])
 
 
-@pytest.mark.parametrize(("status", "code", "text", "codes"), SES.values(), ids=SES)
+@pytest.mark.parametrize(("answer", "codes"), SES.values(), ids=SES)
 def test_ses(
-    sandbox: Sandbox,
-    home: RelayHome,
-    deliver: Deliver,
-    status: int,
-    code: str,
-    text: str,
-    codes: tuple[str, str],
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, codes: tuple[str, str]
 ) -> None:
     use_ses(home)
-    expect_deferred(sandbox, home, deliver, "ses", ses_error(status, code, text), codes[0])
+    expect_deferred(sandbox, home, deliver, "ses", answer, codes[0])
 
 
 @pytest.mark.parametrize("name", ["wrong secret", "access denied"])
@@ -105,9 +100,9 @@ def test_both_bounce_by_default(sandbox: Sandbox, home: RelayHome, deliver: Deli
     sandbox.answer(where, answer)
     delivery = send(deliver)
     assert (delivery.verdict, delivery.status, delivery.dsn) == ("bounced", 1, codes[1])
-    status, code, text, codes = SES[name]
+    answer, codes = SES[name]
     use_ses(home)
-    sandbox.answer("ses", ses_error(status, code, text))
+    sandbox.answer("ses", answer)
     delivery = send(deliver)
     assert (delivery.verdict, delivery.status, delivery.dsn) == ("bounced", 1, codes[1])
 
@@ -115,9 +110,9 @@ def test_both_bounce_by_default(sandbox: Sandbox, home: RelayHome, deliver: Deli
 @pytest.mark.parametrize(
     ("answer", "dsn"),
     [
-        (graph_error(400, "ErrorInvalidRecipients", "No."), "5.1.3"),
-        (graph_error(400, "ErrorMimeContentInvalid", "No."), "5.6.0"),
-        (graph_error(413, "ErrorMessageSizeExceeded", "No."), "5.3.4"),
+        (provided("graph/invalid-recipients"), "5.1.3"),
+        (provided("graph/mime-invalid"), "5.6.0"),
+        (provided("graph/message-too-large-413"), "5.3.4"),
     ],
     ids=["recipient", "content", "size"],
 )
@@ -133,7 +128,7 @@ def test_a_verdict_about_the_message_bounces_even_so(
 def test_the_admin_is_alerted_once_a_day(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, relay: ModuleType
 ) -> None:
-    denied = graph_error(403, "ErrorAccessDenied", "No.")
+    denied = provided("graph/access-denied")
     day = relay.CREDENTIALS_NOTICE_SECONDS
     assert day == 86400
     # A slow machine must not see it end early.

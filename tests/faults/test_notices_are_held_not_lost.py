@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.by_hand import in_days
 from helpers.home import RelayHome
 from helpers.interrupted import interrupted
@@ -22,11 +23,11 @@ from helpers.postfix import add_settings, make_settings
 from helpers.script import change_constants
 from helpers.state import NOTICES, WINDOW, clock, fill_window, held_notices, hold_notices, read
 from helpers.variants import use_ses
-from sandbox import Accepted, Answer, Sandbox, graph_error, ses_error
+from sandbox import Accepted, Answer, Sandbox
 
 STRANGER = "stranger@domain.com"
 PROVIDER_LIMIT = 30
-BUSY = graph_error(503, "ErrorServerBusy", "Try later.")
+BUSY = provided("graph/server-busy")
 SINCE = r"since \d\d:\d\d"
 HEADER = [
     "From",
@@ -116,7 +117,7 @@ def test_many_held_notices_are_one(sandbox: Sandbox, home: RelayHome, deliver: D
 
 @pytest.mark.parametrize(
     "answer",
-    [BUSY, Answer(action="reset-after-read"), graph_error(400, "ErrorInvalidRecipients", "Bad.")],
+    [BUSY, Answer(action="reset-after-read"), provided("graph/invalid-recipients")],
     ids=["busy", "reset", "refused"],
 )
 def test_held_ones_survive_a_notice_that_is_refused(
@@ -158,7 +159,7 @@ def test_notices_are_spaced_by_kind_and_sender(sandbox: Sandbox, home: RelayHome
     assert "other@domain.com (and 2 more since" in subjects(sandbox)[1]
     assert f"2 x {STRANGER}\r\n" in text(notices(sandbox)[1])
     # Another kind about the same sender is not held back.
-    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad."))
+    sandbox.answer("sendMail", provided("graph/invalid-recipients"))
     assert send(deliver).verdict == "bounced"
     assert "Permanent failure" in subjects(sandbox)[2]
 
@@ -218,10 +219,10 @@ def test_a_warning_without_room_is_not_lost(sandbox: Sandbox, home: RelayHome, d
 @pytest.mark.parametrize("sender", NULL_SENDERS)
 def test_bounces_cause_no_notice(sandbox: Sandbox, home: RelayHome, deliver: Deliver, sender: str) -> None:
     assert send(deliver, sender).verdict == "sent"
-    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad."))
+    sandbox.answer("sendMail", provided("graph/invalid-recipients"))
     assert send(deliver, sender).verdict == "bounced"
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
-    sandbox.answer("sendMail", graph_error(403, "ErrorAccessDenied", "Denied."))
+    sandbox.answer("sendMail", provided("graph/access-denied"))
     assert send(deliver, sender).verdict == "deferred"
     assert notices(sandbox) == []
     assert [request.role for request in sandbox.requests].count("sendMail") == 3
@@ -229,7 +230,7 @@ def test_bounces_cause_no_notice(sandbox: Sandbox, home: RelayHome, deliver: Del
 
 
 def test_a_notice_that_bounces_causes_no_other(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad.")._replace(times=None))
+    sandbox.answer("sendMail", provided("graph/invalid-recipients")._replace(times=None))
     assert send(deliver).verdict == "bounced"
     assert [request.role for request in sandbox.requests].count("sendMail") == 2
     assert home.log().count("NOTICE:") == 0
@@ -237,7 +238,7 @@ def test_a_notice_that_bounces_causes_no_other(sandbox: Sandbox, home: RelayHome
 
 def test_ses_notices_are_told_of_too(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     use_ses(home)
-    sandbox.answer("ses", ses_error(400, "MessageRejected", "Bad."))
+    sandbox.answer("ses", provided("ses/rejected"))
     assert send(deliver).verdict == "bounced"
     assert ["Permanent failure" in subject for subject in subjects(sandbox)] == [True]
 

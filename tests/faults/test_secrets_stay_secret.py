@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.assertions import Federation
 from helpers.aws_metadata import AwsMetadata, Fault, use_web_identity
 from helpers.by_hand import by_hand
@@ -26,7 +27,7 @@ from helpers.tunnel import Tunnel
 from helpers.variants import use_ses
 from helpers.waiting import processes, wait_until
 from helpers.webhook import SECRET_PATH, SECRET_QUERY, Webhook
-from sandbox import Answer, Role, Sandbox, entra_error, json_answer, ses_query_error
+from sandbox import Answer, Role, Sandbox, json_answer
 
 # Letters only a secret has, and what is special in regular expressions, URLs, JSON, HTML and headers.
 SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
@@ -152,7 +153,7 @@ def test_a_container_s_token_stays_secret(sandbox: Sandbox, home: RelayHome, pla
 def test_a_web_identity_s_token_stays_secret(sandbox: Sandbox, home: RelayHome) -> None:
     token = "Hd6fJk3lPo8iUy1t.Mn4bVc7xZa2s.Gq5wEr9tYu6i"
     use_web_identity(home, sandbox.url, token.encode())
-    sandbox.answer("quota", ses_query_error(400, "InvalidIdentityToken", f"Not good: {token}"))
+    sandbox.answer("quota", provided("aws/sts-bad-token", message=f"Not good: {token}"))
     delivery = pipe(home, mail(), "to@external.com")
     assert "InvalidIdentityToken" in delivery.text and "[secret]" in delivery.text
     expect_no_leak(home, sandbox, {token}, delivery)
@@ -305,7 +306,7 @@ def test_a_webhook_s_url_stays_secret(echo: Echo, leaky: RelayHome, fault: str) 
         if fault == "redirect":
             webhook.status, webhook.headers = 307, {"Location": url}
         said = f"invalid_client at {url} and {SECRET_PATH} with {SECRET_QUERY}"
-        echo.answer("token", entra_error(401, "invalid_client", 7000222, said)._replace(times=None))
+        echo.answer("token", provided("entra/secret-expired", message=said)._replace(times=None))
         deliveries = [pipe(leaky, mail(), "to@external.com") for _ in range(2)]
         assert deliveries[0].verdict == "bounced"
         wait_until(lambda: not processes(leaky))

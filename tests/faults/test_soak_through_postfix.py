@@ -8,17 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Figures
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix
 from helpers.storm_figures import busiest
-from sandbox import Answer, Sandbox, graph_error
+from sandbox import Answer, Sandbox
 
 # The same faults in every run: a failure can be looked into.
 SEED = 20261122
 WINDOW = 60.0
-THROTTLED = graph_error(429, "ApplicationThrottled", "Too many requests.", {"Retry-After": "1"})
-UNAVAILABLE = graph_error(503, "serviceNotAvailable", "Service unavailable.")
+THROTTLED = provided("graph/application-throttled", retry_after="1")
+UNAVAILABLE = provided("graph/service-not-available")
 FAULTS = {
     "429": THROTTLED,
     "503": UNAVAILABLE,

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 from conftest import Deliver
+from helpers.answers import provided
 from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.pipe import Delivery
@@ -20,7 +21,7 @@ from helpers.state import WINDOW as STATE
 from helpers.state import clock, read
 from helpers.variants import use_ses
 from helpers.waiting import wait_until
-from sandbox import Answer, Sandbox, Where, graph_error, ses_error
+from sandbox import Answer, Sandbox, Where, graph_error
 
 SENDERS = ["alerts@domain.com", "network@domain.com", "third@d.com"]
 # Where a provider says "too many" and not until when.
@@ -91,8 +92,8 @@ def test_retry_after_is_kept(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int, value: str, seconds: float
 ) -> None:
     value = http_date(90) if value == "in 90 s" else value
-    answer = graph_error(status, "TooManyRequests", "Slow down.", {"Retry-After": value})
-    sandbox.answer("sendMail", answer)
+    answer = provided("graph/throttled", retry_after=value)
+    sandbox.answer("sendMail", answer._replace(status=status))
     began = clock()
     assert send(deliver).verdict == "deferred"
     expect_pause(home, seconds, began)
@@ -138,7 +139,7 @@ def test_only_the_mailbox_that_sent_too_much_is_held_up(
     """Where each has a window of its own. A second one that is held up leaves the first one its pause."""
     devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
     home.configure(RATE_LIMIT_SCOPE="sender", **devices)
-    throttled = graph_error(429, "ApplicationThrottled", "Slow down.", {"Retry-After": "120"})
+    throttled = provided("graph/application-throttled", retry_after="120")
     for sender in SENDERS[:2]:
         sandbox.answer("sendMail", throttled)
         assert send_from(deliver, sender).text.startswith("4.4.5 Graph sendMail failed: HTTP 429")
@@ -155,9 +156,7 @@ def test_a_mailbox_that_is_closed_is_closed_alone(
     """sendMail speaks for one mailbox, whose server may be another than that of the next."""
     devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
     home.configure(RATE_LIMIT_SCOPE="sender", **devices)
-    sandbox.answer(
-        "sendMail", graph_error(503, "ErrorMailboxStoreUnavailable", "Later.", {"Retry-After": "120"})
-    )
+    sandbox.answer("sendMail", provided("graph/mailbox-store-unavailable", retry_after="120"))
     began = clock()
     assert send_from(deliver, SENDERS[0]).dsn == "4.3.2"
     expect_pause(home, 120, began)
@@ -202,7 +201,7 @@ def test_a_pause_of_a_mailbox_that_cannot_be_is_ignored(
 
 
 def test_mail_flows_once_the_pause_is_over(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer("sendMail", graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": "120"}))
+    sandbox.answer("sendMail", provided("graph/throttled", retry_after="120"))
     assert send(deliver).verdict == "deferred"
     assert send(deliver).dsn == "4.4.5"
     end_pause(home, 2.0)
@@ -220,7 +219,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(
     home.configure(RATE_LIMIT_SCOPE=scope)
     gates = {"120": Event(), "5": Event()}
     for seconds, gate in gates.items():
-        answer = graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": seconds})
+        answer = provided("graph/throttled", retry_after=seconds)
         sandbox.answer("sendMail", answer._replace(gate=gate))
     began = clock()
     with ThreadPoolExecutor() as pool:
@@ -236,9 +235,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(
 
 
 def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    sandbox.answer(
-        "sendMail", Answer(), graph_error(429, "TooManyRequests", "Slow down.", {"Retry-After": "120"})
-    )
+    sandbox.answer("sendMail", Answer(), provided("graph/throttled", retry_after="120"))
     began = clock()
     assert deliver(mail(From=None), "to@external.com", sender="stranger@domain.com").verdict == "sent"
     expect_pause(home, 120, began)
@@ -248,11 +245,11 @@ def test_a_notice_can_be_told_to_wait_as_well(sandbox: Sandbox, home: RelayHome,
 @pytest.mark.parametrize(
     ("answer", "seconds"),
     [
-        (ses_error(429, "TooManyRequestsException", "Maximum sending rate exceeded."), THROTTLED),
-        (ses_error(400, "Throttling", "Maximum sending rate exceeded."), THROTTLED),
-        (ses_error(400, "ThrottlingException", "Daily message quota exceeded."), LONGEST),
-        (ses_error(400, "LimitExceededException", "Too much."), THROTTLED),
-        (ses_error(429, "TooManyRequestsException", "x")._replace(headers={"Retry-After": "90"}), 90.0),
+        (provided("ses/too-many-requests"), THROTTLED),
+        (provided("ses/throttling"), THROTTLED),
+        (provided("ses/daily-quota"), LONGEST),
+        (provided("ses/limit-exceeded"), THROTTLED),
+        (provided("ses/too-many-requests")._replace(headers={"Retry-After": "90"}), 90.0),
         (Answer(503, {"Retry-After": "90"}, b"busy"), 90.0),
     ],
     ids=["rate", "old code", "day", "limit", "Retry-After", "503"],

@@ -14,14 +14,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from helpers.answers import Refused, entra_error
+from helpers.answers import Refused, provided
 
 BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 EXCHANGE = "api://AzureADTokenExchange"
 # By how much Entra lets a clock be wrong.
 SKEW_SECONDS = 300
-NOT_SIGNED = "Client assertion failed signature validation."
-NO_RECORD = "No matching federated identity record found for presented assertion"
 
 
 def encoded(data: bytes) -> str:
@@ -36,8 +34,8 @@ def thumbprint(der: bytes) -> str:
     return encoded(hashlib.sha256(der).digest())
 
 
-def refuse(number: int, text: str) -> Refused:
-    return Refused(entra_error(401, "invalid_client", number, text))
+def refuse(name: str, **values: str) -> Refused:
+    return Refused(provided(f"entra/{name}", **values))
 
 
 class Assertion(NamedTuple):
@@ -56,12 +54,12 @@ def read(text: str) -> Assertion:
         signed = f"{header}.{claims}".encode()
         return Assertion(json.loads(decoded(header)), json.loads(decoded(claims)), signed, decoded(signature))
     except ValueError:
-        raise refuse(50027, "JWT token is invalid or malformed.") from None
+        raise refuse("assertion-malformed") from None
 
 
 def check_times(claims: dict[str, Any], now: float) -> None:
     if not claims.get("nbf", now) - SKEW_SECONDS <= now < claims.get("exp", 0) + SKEW_SECONDS:
-        raise refuse(700024, "Client assertion is not within its valid time range.")
+        raise refuse("assertion-times")
 
 
 def check_certificate(text: str, url: str, client: str, registered: list[bytes], now: float) -> None:
@@ -70,10 +68,10 @@ def check_certificate(text: str, url: str, client: str, registered: list[bytes],
     known = {thumbprint(der): der for der in registered}
     der = known.get(found.header.get("x5t#S256", ""))
     if not der:
-        raise refuse(700027, f"{NOT_SIGNED} [Reason - The key was not found.]")
+        raise refuse("assertion-signature", reason="[Reason - The key was not found.]")
     certificate = x509.load_der_x509_certificate(der)
     if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
-        raise refuse(700027, f"{NOT_SIGNED} [Reason - The key used is expired.]")
+        raise refuse("assertion-signature", reason="[Reason - The key used is expired.]")
     key = certificate.public_key()
     assert isinstance(key, rsa.RSAPublicKey)
     try:
@@ -82,12 +80,12 @@ def check_certificate(text: str, url: str, client: str, registered: list[bytes],
         key.verify(found.signature, found.signed, pss, hashes.SHA256())
     except InvalidSignature:
         text = "[Reason - The provided signature value did not match the expected signature value.]"
-        raise refuse(700027, f"{NOT_SIGNED} {text}") from None
+        raise refuse("assertion-signature", reason=text) from None
     claims = found.claims
     if claims.get("aud") != url:
-        raise refuse(700023, "Client assertion audience claim does not match Realm issuer.")
+        raise refuse("assertion-audience")
     if not claims.get("iss") == claims.get("sub") == client:
-        raise refuse(700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
+        raise refuse("assertion-client")
     assert uuid.UUID(claims["jti"])
     check_times(claims, now)
 
@@ -111,14 +109,14 @@ class Federation(NamedTuple):
         """Raises Refused unless it is a token of the workload's."""
         found = read(text)
         if found.claims.get("iss") != self.issuer:
-            raise refuse(700211, f"{NO_RECORD} issuer.")
+            raise refuse("federation-issuer")
         if found.claims.get("sub") != self.subject:
-            raise refuse(700213, f"{NO_RECORD} subject.")
+            raise refuse("federation-subject")
         if EXCHANGE not in found.claims.get("aud", []):
-            raise refuse(700212, f"{NO_RECORD} audience.")
+            raise refuse("federation-audience")
         check_times(found.claims, now)
         try:
             public = self.key.public_key()
             public.verify(found.signature, found.signed, padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature:
-            raise refuse(50013, "Assertion failed signature validation.") from None
+            raise refuse("federation-signature") from None

@@ -9,6 +9,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from helpers.answers import provided
+
 if TYPE_CHECKING:
     from sandbox import Sandbox, SessionKeys
 
@@ -29,7 +31,7 @@ AS_THE_MACHINE = {
     "AWS_EC2_METADATA_SERVICE_ENDPOINT": NOBODY,
     "AWS_ENDPOINT_URL_STS": NOBODY,
 }
-HTML = b"<html><body>Sign in to the network</body></html>"
+HTML = provided("aws/instance-not-there").body
 
 
 def written(ends: float) -> str:
@@ -39,15 +41,14 @@ def written(ends: float) -> str:
 
 def as_json(keys: SessionKeys, **changes: object) -> dict[str, object]:
     """Keys as both services have them, with changes; None leaves a member out."""
-    content = {
-        "Code": "Success",
-        "Type": "AWS-HMAC",
-        "AccessKeyId": keys.key_id,
-        "SecretAccessKey": keys.secret,
-        "Token": keys.token,
-        "Expiration": written(keys.ends),
-        **changes,
-    }
+    return changed("aws/instance-keys", keys, **changes)
+
+
+def changed(name: str, keys: SessionKeys, **changes: object) -> dict[str, object]:
+    """Keys in the form of a file, with changes; None leaves a member out."""
+    values = {"key_id": keys.key_id, "secret": keys.secret, "token": keys.token}
+    answer = provided(name, **values, ends=written(keys.ends))
+    content = {**json.loads(answer.body), **changes}
     return {name: value for name, value in content.items() if value is not None}
 
 
@@ -106,27 +107,34 @@ class AwsMetadata:
         }
         use_machine(home, **{**usual, **changes})
 
-    def issue(self) -> bytes:
+    def issue(self, name: str) -> tuple[int, bytes]:
         """New keys, as they are answered."""
-        return json.dumps(as_json(self.sandbox.issue_keys(self.lifetime), **self.changes)).encode()
+        keys = self.sandbox.issue_keys(self.lifetime)
+        return 200, json.dumps(changed(f"aws/{name}", keys, **self.changes)).encode()
 
     def judge(self, step: Step, method: str, headers: Any) -> tuple[int, bytes]:
         """Status and body of the answer."""
         if step == "token":
             lifetime = headers.get("X-aws-ec2-metadata-token-ttl-seconds", "")
             if method != "PUT" or not lifetime.isdigit() or not 1 <= int(lifetime) <= 21600:
-                return 400, b""
+                return as_told("instance-bad-token-request")
             token = secrets.token_urlsafe(40)
             self.tokens.add(token)
-            return 200, token.encode()
+            return as_told("instance-token", token=token)
         if step == "container":
             right = headers.get("Authorization") == self.authorization
-            return (200, self.issue()) if right else (401, b'{"message": "wrong token"}')
+            return self.issue("container-keys") if right else as_told("container-refused")
         if headers.get("X-aws-ec2-metadata-token") not in self.tokens:
-            return 401, HTML
+            return as_told("instance-unauthorized")
         if not self.role:
-            return 404, HTML
-        return (200, self.role.encode()) if step == "role" else (200, self.issue())
+            return as_told("instance-not-there")
+        return as_told("instance-role", role=self.role) if step == "role" else self.issue("instance-keys")
+
+
+def as_told(name: str, **values: object) -> tuple[int, bytes]:
+    """Status and body of a file."""
+    answer = provided(f"aws/{name}", **values)
+    return answer.status or 200, answer.body
 
 
 def use_machine(home: RelayHome, **changes: object) -> None:
@@ -166,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         step = steps.get(self.path)
         if step is None:
-            self._answer(404, HTML)
+            self._answer(*as_told("instance-not-there"))
             return
         metadata.steps.append(step)
         fault = metadata.faults.get(step)

@@ -21,8 +21,7 @@ from helpers.answers import (
     Role,
     addresses,
     decode_base64,
-    graph_error,
-    json_answer,
+    provided,
 )
 from helpers.graph_message import (
     FILE_ATTACHMENT,
@@ -135,10 +134,7 @@ class Upload:
         """What is told of it between two ranges."""
         seconds = self.expires - time.monotonic()
         expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-        return {
-            "ExpirationDateTime": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "nextExpectedRanges": [str(self.there)],
-        }
+        return {"expires": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "next": str(self.there)}
 
 
 class Traffic:
@@ -181,21 +177,19 @@ def new_id() -> str:
 
 def item_not_found() -> Refused:
     """The refusal of an id that stands for nothing."""
-    text = "The specified object was not found in the store."
-    return bad_request(text, "ErrorItemNotFound", 404)
+    return Refused(provided("graph/item-not-found"))
 
 
-def invalid_recipients(more: str) -> Refused:
-    """The refusal of a message for what is wrong with its recipients."""
-    text = "At least one recipient isn't valid."
-    return bad_request(f"{text}, {more}" if more else text, "ErrorInvalidRecipients")
+def upload_not_found() -> Refused:
+    """The refusal of an upload session that is over, or never was."""
+    return Refused(provided("graph/upload-not-found"))
 
 
 def mailbox_concurrency(retry_after: int | None = 1) -> Answer:
     """The answer to one request too many at a time."""
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    text = "Application is over its MailboxConcurrency limit."
-    return graph_error(429, "ApplicationThrottled", text, headers)
+    answer = provided("graph/mailbox-concurrency", retry_after=retry_after)
+    headers = {name: value for name, value in answer.headers.items() if name != "Retry-After" or retry_after}
+    return answer._replace(headers=headers)
 
 
 class Graph:
@@ -209,7 +203,7 @@ class Graph:
         self.permissions = {"Mail.Send", "Mail.ReadWrite"}
         self.request_limit = GRAPH_REQUEST_LIMIT
         # Also seen: 400 BadRequest, "The maximum request length supported is 4MB."
-        self.too_long = graph_error(413, "ErrorMessageSizeExceeded", "The message exceeds the size limit.")
+        self.too_long = provided("graph/request-too-large")
         self.small_file_limit = SMALL_FILE_LIMIT
         self.session_minimum = SMALL_FILE_LIMIT
         self.range_limit = RANGE_LIMIT
@@ -308,26 +302,23 @@ class Graph:
             return
         # What was recorded includes this request.
         if self.traffic.uploaded(seen.mailbox, seen.when, self.upload_seconds) > self.upload_limit:
-            text = "Application is over its MailboxUpload limit."
-            headers = {"Retry-After": str(max(1, round(self.upload_seconds)))}
-            raise Refused(graph_error(429, "ApplicationThrottled", text, headers))
+            seconds = max(1, round(self.upload_seconds))
+            raise Refused(provided("graph/mailbox-upload", retry_after=seconds))
 
     def _check_request(self, seen: Recorded) -> None:
         """Raises Refused for a request that Graph turns down before it looks at the message."""
         scheme, _, token = seen.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in self.tokens:
-            text = "Access token is empty, expired or not valid."
-            raise Refused(graph_error(401, "InvalidAuthenticationToken", text))
+            raise Refused(provided("graph/token-refused"))
         self._check_form(seen)
         if len(seen.body) > self.request_limit:
             raise Refused(self.too_long)
         mailbox = seen.segment(2)
         if not self.known(mailbox):
-            raise Refused(graph_error(404, "ErrorInvalidUser", f"The requested user '{mailbox}' is invalid."))
+            raise Refused(provided("graph/unknown-mailbox", mailbox=mailbox))
         needed = "Mail.Send" if seen.role in ("send", "sendMail") else "Mail.ReadWrite"
         if needed not in self.permissions:
-            text = "Access is denied. Check credentials and try again."
-            raise Refused(graph_error(403, "ErrorAccessDenied", text))
+            raise Refused(provided("graph/access-denied"))
 
     def _check_form(self, seen: Recorded) -> None:
         """Raises Refused where the header is not what the step wants."""
@@ -336,11 +327,11 @@ class Graph:
         else:
             fits = is_json(seen) if seen.role in WRITES else not seen.body
             if 'IdType="ImmutableId"' not in seen.headers.get("prefer", ""):
-                raise bad_request("An immutable id was to be asked for, with Prefer.", "ErrorInvalidIdType")
+                raise Refused(provided("graph/id-type"))
         if not fits:
-            raise Refused(graph_error(415, "UnsupportedMediaType", "The content type is not supported."))
+            raise Refused(provided("graph/unsupported-type"))
         if seen.method == "POST" and "content-length" not in seen.headers:
-            raise bad_request("The length of the content is required.", "LengthRequired", 411)
+            raise Refused(provided("graph/length-required"))
 
     # Messages that go at once.
 
@@ -351,8 +342,7 @@ class Graph:
         try:
             raw = decode_base64(seen.body)
         except binascii.Error:
-            text = "The MIME content is not a valid base64 string."
-            raise Refused(graph_error(400, "ErrorMimeContentInvalidBase64String", text)) from None
+            raise Refused(provided("graph/mime-not-base64")) from None
         message = email.message_from_bytes(raw)
         to, cc, bcc = (addresses(message.get_all(name, [])) for name in ("To", "Cc", "Bcc"))
         self._check_size(len(raw))
@@ -360,17 +350,17 @@ class Graph:
         self._check_sender(mailbox, addresses(message.get_all("From", [])))
         identity = str(uuid.uuid4())
         accepted = Accepted(seen.when, "graph", mailbox, raw, to, cc, bcc, identity, saved=True)
-        return Answer(202, {"request-id": identity}), accepted
+        return provided("graph/sendmail-accepted", request_id=identity), accepted
 
     def _send_json(self, seen: Recorded) -> Outcome:
         known = {"message": is_object, "saveToSentItems": is_flag}
         call = members(read_json(seen.body), known, ("message",))
         if "internetMessageId" in call["message"]:
-            raise bad_request("The internetMessageId can be set in a draft alone.", "ErrorInvalidPropertySet")
+            raise Refused(provided("graph/property-set"))
         message = read_message(call["message"], self.small_file_limit)
         accepted = self._leave(seen, message)
         accepted.saved = call.get("saveToSentItems", True)
-        return Answer(202, {"request-id": accepted.id}), accepted
+        return provided("graph/sendmail-accepted", request_id=accepted.id), accepted
 
     def _leave(self, seen: Recorded, message: GraphMessage) -> Accepted:
         """Let a message leave, which was given as JSON; raises Refused."""
@@ -389,30 +379,26 @@ class Graph:
 
     def _check_size(self, size: int) -> None:
         if size > self.message_limit:
-            text = "The message exceeds the maximum supported size."
-            raise Refused(graph_error(413, "ErrorMessageSizeExceeded", text))
+            raise Refused(provided("graph/message-too-large-413"))
 
     def _check_recipients(self, recipients: list[str]) -> None:
         if not recipients:
-            text = "A message can't be sent because it contains no recipients."
-            raise invalid_recipients(text)
+            raise Refused(provided("graph/no-recipients"))
         if len(recipients) > self.recipient_limit:
-            text = "The message has too many recipients."
-            raise Refused(graph_error(400, "ErrorExceededMaxRecipientCountLimit", text))
+            raise Refused(provided("graph/too-many-recipients"))
         for recipient in recipients:
             self._check_address(recipient)
 
     def _check_address(self, address: str) -> None:
         if ADDRESS.fullmatch(address) and address.lower() not in self.bad_recipients:
             return
-        unresolved = f'Recipient "{address}" isn\'t resolved.'
-        resolve = "All recipients must be resolved before a message can be submitted."
-        raise invalid_recipients(f"{unresolved} {resolve}" if self.names_bad_recipients else "")
+        if self.names_bad_recipients:
+            raise Refused(provided("graph/recipient-not-resolved", recipient=address))
+        raise Refused(provided("graph/invalid-recipients"))
 
     def _check_sender(self, mailbox: str, senders: list[str]) -> None:
         if [sender.lower() for sender in senders] != [mailbox.lower()]:
-            text = "The user account used to submit this request does not have the right to send as this."
-            raise Refused(graph_error(403, "ErrorSendAsDenied", text))
+            raise Refused(provided("graph/sender-denied"))
 
     # Drafts.
 
@@ -422,30 +408,30 @@ class Graph:
         self._check_size(message.size)
         message_id = content.get("internetMessageId", f"<{secrets.token_hex(12)}@EXAMPLE.PROD.OUTLOOK.COM>")
         if not re.fullmatch(r"<[^<>\s]+>", message_id):
-            raise bad_request("The internetMessageId is not valid.", "ErrorInvalidProperty")
+            raise Refused(provided("graph/invalid-property", property="internetMessageId"))
         if "internetMessageId" not in content:
             message = message._replace(headers=(*message.headers, ("Message-ID", message_id)))
         draft = Draft(new_id(), seen.mailbox, message_id, message, self.draft_lag, self.find_lag)
         for part in message.attachments:
             draft.add(part)
         self.messages[draft.id] = draft
-        return json_answer(201, shown(draft, SHOWN_MESSAGE, is_draft=True), {"request-id": str(uuid.uuid4())})
+        return provided("graph/draft-made", **shown_whole(draft))
 
     def _find(self, seen: Recorded) -> Answer:
         query = options(seen, "$filter", "$select", "$top")
         match = re.fullmatch(r"internetMessageId eq '((?:[^']|'')*)'", query.get("$filter", ""))
         if match is None:
-            raise bad_request("Invalid filter clause.", "ErrorInvalidUrlQueryFilter")
+            raise Refused(provided("graph/invalid-filter"))
         wanted = match[1].replace("''", "'")
         names = select(query.get("$select", ",".join(SHOWN_MESSAGE)), SHOWN_MESSAGE)
         top = query.get("$top", "10")
         if not re.fullmatch("[1-9][0-9]{0,2}", top):
-            raise bad_request("Invalid value for $top.", "BadRequest")
+            raise bad_request("Invalid value for $top.", "graph/bad-request")
         found = [draft for draft in self.messages.values() if draft.mailbox == seen.mailbox]
         found = [draft for draft in found if draft.message_id == wanted and self._is_found(draft)]
         # All in the folder are drafts, also those that have left without its knowing.
         every = [shown(draft, names, is_draft=True) for draft in found[: int(top)]]
-        return json_answer(200, {"value": every})
+        return provided("graph/draft-found", drafts=every)
 
     def _is_found(self, draft: Draft) -> bool:
         """Whether it is in the folder of drafts, as that knows."""
@@ -478,16 +464,19 @@ class Graph:
         if "$expand" in query:
             match = re.fullmatch(r"attachments(\(\$select=([\w,]+)\))?", query["$expand"])
             if match is None:
-                raise bad_request("Could not parse $expand.", "BadRequest")
+                raise bad_request("Could not parse $expand.", "graph/bad-request")
             wanted = select(match[2] or ",".join(SHOWN_FILE), SHOWN_FILE)
             content["attachments"] = [shown_file(*pair, wanted) for pair in draft.files.items()]
-        return json_answer(200, content)
+        return provided("graph/draft-shown", message=content)
 
     def _attach(self, seen: Recorded) -> Answer:
         draft = self._unsent(seen)
         part = read_attachment(read_json(seen.body), self.small_file_limit)
         self._check_size(draft.whole.size + len(part.data))
-        return json_answer(201, shown_file(draft.add(part), part, SHOWN_FILE))
+        file = shown_file(draft.add(part), part, SHOWN_FILE)
+        known = {"id": file["id"], "name": file["name"], "size": file["size"]}
+        kind = {"is_inline": file["isInline"], "content_type": file["contentType"]}
+        return provided("graph/attachment-added", **known, **kind)
 
     def _delete(self, seen: Recorded) -> Answer:
         draft = self._message(seen)
@@ -495,7 +484,7 @@ class Graph:
         if draft.accepted:
             draft.accepted.saved = False
         self.sessions = {path: upload for path, upload in self.sessions.items() if upload.draft is not draft}
-        return Answer(204)
+        return provided("graph/draft-deleted")
 
     def _update(self, seen: Recorded) -> Answer:
         """Change all that a draft lets be changed (docs: message-update), which is not its header."""
@@ -507,14 +496,14 @@ class Graph:
         if "body" in content:
             changes.update(kind=given.kind, text=given.text)
         draft.message = kept._replace(**changes, headers=(*named, *given.headers))
-        return json_answer(200, shown(draft, SHOWN_MESSAGE, is_draft=True))
+        return provided("graph/draft-updated", **shown_whole(draft))
 
     def _send(self, seen: Recorded) -> Outcome:
         draft = self._unsent(seen)
         accepted = self._leave(seen, draft.whole)
         accepted.via, accepted.draft = "draft", draft.id
         draft.accepted, draft.lag = accepted, self.sent_lag
-        return Answer(202, {"request-id": accepted.id}), accepted
+        return provided("graph/draft-sent", request_id=accepted.id), accepted
 
     # Large attachments.
 
@@ -522,11 +511,9 @@ class Graph:
         draft = self._unsent(seen)
         item = read_item(seen.body)
         if item["size"] < self.session_minimum:
-            text = "The size of the attachment is less than the minimum size for an upload session."
-            raise bad_request(text, "ErrorAttachmentSizeShouldNotBeLessThanMinimumSize")
+            raise Refused(provided("graph/attachment-too-small"))
         if item["size"] > self.largest_file:
-            text = "The size of the attachment exceeds the limit."
-            raise bad_request(text, "ErrorAttachmentSizeLimitExceeded", 413)
+            raise Refused(provided("graph/attachment-too-large"))
         user = f"{uuid.uuid4()}@{uuid.uuid4()}"
         token = f"{secrets.token_urlsafe(48)}.{secrets.token_urlsafe(48)}"
         path = f"/api/v2.0/Users('{user}')/Messages('{draft.id}')/AttachmentSessions('{new_id()}')"
@@ -536,59 +523,55 @@ class Graph:
         host = seen.headers["host"]
         if self.upload_host:
             host = f"{self.upload_host}:{host.rpartition(':')[2]}"
-        expires = upload.state()["ExpirationDateTime"]
-        content = {
-            "uploadUrl": f"https://{host}{path}",
-            "expirationDateTime": expires,
-            "nextExpectedRanges": ["0-"],
-        }
-        return json_answer(201, content)
+        return provided(
+            "graph/session-opened", url=f"https://{host}{path}", expires=upload.state()["expires"]
+        )
 
     def _upload(self, seen: Recorded) -> Upload:
         """The session that a request is about."""
         if "authorization" in seen.headers:
-            text = "The audience claim value is invalid for current resource."
-            raise bad_request(text, "InvalidAudience", 401)
+            raise Refused(provided("graph/upload-audience"))
         upload = self.sessions.get(seen.path)
         if upload is None or upload.draft.sent or upload.expires <= time.monotonic():
-            raise item_not_found()
+            raise upload_not_found()
         return upload
 
     def _progress(self, seen: Recorded) -> Answer:
-        return json_answer(200, self._upload(seen).state())
+        return provided("graph/upload-progress", **self._upload(seen).state())
 
     def _cancel(self, seen: Recorded) -> Answer:
         del self.sessions[self._upload(seen).path]
-        return Answer(204)
+        return provided("graph/upload-cancelled")
 
     def _range(self, seen: Recorded) -> Answer:
         upload = self._upload(seen)
         size = upload.item["size"]
         if media_type(seen) != "application/octet-stream":
-            raise bad_request("The content type is not supported.", "UnsupportedMediaType", 415)
+            raise Refused(provided("graph/unsupported-type"))
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", seen.headers.get("content-range", ""))
         if match is None:
-            raise bad_request("The Content-Range header is missing or malformed.", "InvalidContentRange")
+            raise Refused(provided("graph/upload-range"))
         first, last, total = map(int, match.groups())
         if total != size or last - first + 1 != len(seen.body):
-            raise bad_request("The Content-Range does not fit the content.", "InvalidContentRange")
+            raise bad_request("The Content-Range does not fit the content.", "graph/upload-range")
         if first != upload.there or last >= size:
-            text = f"The range is not the expected one, which begins at {upload.there}."
-            raise bad_request(text, "InvalidContentRange", self.wrong_range_status)
+            refusal = provided("graph/upload-range-unexpected", first=upload.there)
+            raise Refused(refusal._replace(status=self.wrong_range_status))
         if len(seen.body) >= self.range_limit:
-            raise bad_request("The range is too large.", "RequestEntityTooLarge", 413)
+            raise Refused(provided("graph/request-entity-too-large", message="The range is too large."))
         self._check_size(upload.draft.whole.size + last + 1)
         upload.ranges.append(seen.body)
         upload.there = last + 1
-        return json_answer(200, upload.state()) if upload.there < size else self._complete(upload)
+        if upload.there < size:
+            return provided("graph/range-taken", **upload.state())
+        return self._complete(upload)
 
     def _complete(self, upload: Upload) -> Answer:
         """Attach a file that has come as a whole."""
         identity = upload.draft.add(described(upload.item, b"".join(upload.ranges)))
         del self.sessions[upload.path]
         message = upload.path.partition("/AttachmentSessions(")[0]
-        location = f"https://outlook.office.com{message}/Attachments('{identity}')"
-        return Answer(201, {"Location": location})
+        return provided("graph/upload-complete", message=message, id=identity)
 
 
 def media_type(seen: Recorded) -> str:
@@ -605,7 +588,7 @@ def options(seen: Recorded, *known: str) -> dict[str, str]:
     """The options of a query, of which all have to be known."""
     for name in seen.query:
         if name not in known:
-            raise bad_request(f"The query option '{name}' is not known.", "BadRequest")
+            raise bad_request(f"The query option '{name}' is not known.", "graph/bad-request")
     return seen.query
 
 
@@ -614,7 +597,7 @@ def select(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
         if name not in known:
-            raise bad_request(f"Could not find a property named '{name}'.", "BadRequest")
+            raise bad_request(f"Could not find a property named '{name}'.", "graph/bad-request")
     return names
 
 
@@ -627,6 +610,12 @@ def shown(draft: Draft, names: tuple[str, ...], *, is_draft: bool) -> dict[str, 
         "subject": draft.message.subject,
     }
     return {name: every[name] for name in ("id", *names)}
+
+
+def shown_whole(draft: Draft) -> dict[str, Any]:
+    """What is shown of a draft that was made or changed, by the names in the files."""
+    values = {"id": draft.id, "message_id": draft.message_id, "subject": draft.message.subject}
+    return {**values, "is_draft": True}
 
 
 def shown_file(identity: str, part: Part, names: tuple[str, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from helpers.answers import Refused, decode_base64, graph_error
+from helpers.answers import Refused, decode_base64, provided
 from helpers.received import GraphMessage, Part
 
 Check = Callable[[Any], bool]
@@ -74,9 +74,9 @@ ATTACHMENT_ITEM: Mapping[str, Check] = {
 }
 
 
-def bad_request(text: str, code: str = "RequestBodyRead", status: int = 400) -> Refused:
-    """The refusal of a body that Graph cannot make sense of."""
-    return Refused(graph_error(status, code, text))
+def bad_request(text: str, name: str = "graph/request-body") -> Refused:
+    """The refusal of a body that Graph cannot make sense of, in these words."""
+    return Refused(provided(name, message=text))
 
 
 def read_json(body: bytes) -> Any:
@@ -90,7 +90,7 @@ def read_json(body: bytes) -> Any:
     try:
         return json.loads(body.decode("utf-8"), object_pairs_hook=once)
     except ValueError as error:
-        raise bad_request(f"Unable to read JSON request payload: {error}", "BadRequest") from None
+        raise bad_request(f"Unable to read JSON request payload: {error}", "graph/bad-request") from None
 
 
 def members(value: Any, known: Mapping[str, Check], required: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -99,12 +99,12 @@ def members(value: Any, known: Mapping[str, Check], required: tuple[str, ...] = 
         raise bad_request("An object was expected in the request body.")
     for name, content in value.items():
         if name not in known:
-            raise bad_request(f"The property '{name}' does not exist on type 'microsoft.graph.message'.")
+            raise Refused(provided("graph/request-body", property=name))
         if not known[name](content):
             raise bad_request(f"Cannot convert the value of '{name}' to the expected type.")
     for name in required:
         if name not in value:
-            raise bad_request(f"The property '{name}' is missing.", "ErrorInvalidRequest")
+            raise Refused(provided("graph/invalid-request", property=name))
     return value
 
 
@@ -157,7 +157,7 @@ def _headers(given: dict[str, Any]) -> list[tuple[str, str]]:
             fields.append((name, author))
     for name, value in fields:
         if re.search(r"[\r\n\0]", value):
-            raise bad_request(f"The value of {name} is not valid.", "InvalidInternetMessageHeader")
+            raise bad_request(f"The value of {name} is not valid.", "graph/header-name")
     return fields
 
 
@@ -167,14 +167,12 @@ def _own_headers(given: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     headers = given["internetMessageHeaders"]
     if not 1 <= len(headers) <= HEADER_LIMIT:
-        text = f"Maximum number of headers in one message should be less than or equal to {HEADER_LIMIT}."
-        raise bad_request(text, "InvalidInternetMessageHeaderCollection")
+        raise Refused(provided("graph/too-many-headers"))
     fields = []
     for one in headers:
         field = members(one, {"name": is_text, "value": is_text}, ("name", "value"))
         if not re.fullmatch(r"[xX]-[!-9;-~]+", field["name"]):
-            text = f"The internet message header name '{field['name']}' should start with 'x-' or 'X-'."
-            raise bad_request(text, "InvalidInternetMessageHeader")
+            raise Refused(provided("graph/header-name", name=field["name"]))
         fields.append((field["name"], field["value"]))
     return fields
 
@@ -185,7 +183,7 @@ def _field_of(identity: str) -> str:
         return match[1]
     match = TAGGED.fullmatch(identity)
     if match is None or match[1].lower() not in PROPERTIES:
-        raise bad_request(f"PropertyId '{identity}' is not valid.", "ErrorInvalidProperty")
+        raise Refused(provided("graph/invalid-property", property=identity))
     return PROPERTIES[match[1].lower()]
 
 
@@ -202,8 +200,7 @@ def read_attachment(content: Any, file_limit: int) -> Part:
     except ValueError:
         raise bad_request("Cannot convert the value of 'contentBytes' to 'Edm.Binary'.") from None
     if len(data) >= file_limit:
-        text = "The size of the attachment exceeds what a single request may carry."
-        raise bad_request(text, "ErrorAttachmentSizeLimitExceeded", 413)
+        raise Refused(provided("graph/attachment-too-large"))
     return described(given, data)
 
 
@@ -213,7 +210,7 @@ def described(given: dict[str, Any], data: bytes) -> Part:
     if not MEDIA_TYPE.fullmatch(kind):
         raise bad_request(f"The content type '{kind}' is not valid.")
     if not given["name"] or re.search(r"[\0-\x1f]", given["name"]):
-        raise bad_request("The name of the attachment is not valid.", "ErrorInvalidRequest")
+        raise bad_request("The name of the attachment is not valid.", "graph/invalid-request")
     identity = given.get("contentId", "")
     return Part(given["name"], kind, identity, bool(identity) and given.get("isInline", False), data)
 
@@ -223,8 +220,7 @@ def read_item(body: bytes) -> dict[str, Any]:
     outer = members(read_json(body), {"AttachmentItem": is_object}, ("AttachmentItem",))
     given = members(outer["AttachmentItem"], ATTACHMENT_ITEM, ("attachmentType", "name", "size"))
     if given["attachmentType"] == "item":
-        text = "Upload sessions are for files alone."
-        raise bad_request(text, "ErrorInvalidRequest", 405)
+        raise Refused(provided("graph/attachment-no-file"))
     if given["attachmentType"] != "file":
         raise bad_request(f"Requested value '{given['attachmentType']}' was not found.")
     described(given, b"")

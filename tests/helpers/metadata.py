@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
 from pathlib import Path
 from typing import Literal
 
-from sandbox import Answer, Recorded, Sandbox, json_answer
+from sandbox import Answer, Recorded, Sandbox, provided
 
 from helpers.home import RelayHome
 from helpers.script import change_constants
@@ -74,35 +75,32 @@ class Metadata(Sandbox):
     def _judge(self, seen: Recorded) -> Answer:
         path = seen.path.partition("?")[0]
         if seen.method != "GET" or path != PATHS[self.kind]:
-            return Answer(404, {"Content-Type": "text/html"}, b"<html>Not found</html>")
+            return provided("azure/not-there")
         if seen.headers.get("metadata") != "true" or "x-forwarded-for" in seen.headers:
-            return self._error(400, "invalid_request", "Required metadata header not specified")
+            return self._error("no-header")
         if self.kind == "app service" and seen.headers.get("x-identity-header") != HEADER:
-            return self._error(401, "unauthorized", "No managed identity header")
+            return provided("azure/app-service-error", status=401)._replace(status=401)
         if seen.query.get("api-version") != VERSIONS[self.kind]:
-            return self._error(400, "bad_request", "The requested version is not supported")
+            return self._error("bad-version")
         if seen.query.get("resource") != self.provider.url:
-            return self._error(400, "invalid_resource", "The resource was not found")
+            return self._error("bad-resource")
         if self.kind == "arc" and (refusal := self._challenge(seen)):
             return refusal
         client = seen.query.get("client_id", "")
         if client not in self.identities if client else not self.system_assigned:
-            return self._error(400, "invalid_request", "Identity not found")
-        content = {
-            "access_token": self.provider.issue(),
-            "token_type": "Bearer",
-            "resource": self.provider.url,
-        }
+            return self._error("no-identity")
         # Strings, as they give them.
-        content["expires_on"] = str(int(time.time()) + self.lifetime)
-        if self.kind != "app service":
-            content["expires_in"] = str(self.lifetime)
-        return json_answer(200, content)
-
-    def _error(self, status: int, code: str, text: str) -> Answer:
+        values = {"token": self.provider.issue(), "resource": self.provider.url}
+        values["expires_on"] = str(int(time.time()) + self.lifetime)
         if self.kind == "app service":
-            return json_answer(status, {"statusCode": status, "message": text})
-        return json_answer(status, {"error": code, "error_description": text})
+            return provided("azure/app-service-token", **values)
+        return provided("azure/token", expires_in=str(self.lifetime), **values)
+
+    def _error(self, name: str) -> Answer:
+        answer = provided(f"azure/{name}")
+        if self.kind != "app service":
+            return answer
+        return provided("azure/app-service-error", message=json.loads(answer.body)["error_description"])
 
     def _challenge(self, seen: Recorded) -> Answer | None:
         """Arc's agent believes who can read its file."""
@@ -112,7 +110,7 @@ class Metadata(Sandbox):
             self.given.remove(shown)
             return None
         path = self.challenge or self._new_key()
-        return Answer(401, {"WWW-Authenticate": f"Basic realm={path}"})
+        return provided("azure/arc-challenge", path=path)
 
     def _new_key(self) -> str:
         assert self.keys

@@ -8,8 +8,9 @@ import time
 from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
-from sandbox import Answer, Sandbox, graph_error
+from sandbox import Answer, Sandbox
 
+from helpers.answers import provided
 from helpers.by_hand import SITE, by_hand, in_days, make_sound, tree
 from helpers.home import RelayHome
 from helpers.mail import mail
@@ -105,7 +106,7 @@ class Watched:
         home, mailbox = self.home, "ups@example.org"
         home.configure(**SITE, RATE_LIMIT_SCOPE="sender")
         home.secrets(API_EXPIRATION_DATE=in_days(400), API_SECRET_NEXT="another-secret")
-        sandbox.answer("sendMail", Answer(202), graph_error(403, "ErrorAccessDenied", "Access is denied."))
+        sandbox.answer("sendMail", Answer(202), provided("graph/access-denied"))
         for verdict in ("sent", "bounced"):
             queue_id = long_id(time.time() - 45)
             message = mail(From=mailbox)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from helpers.answers import provided
 from helpers.home import LOG, SCRIPT, RelayHome
 from helpers.large_mail import scan
 from helpers.mail import mail
@@ -28,7 +29,7 @@ from helpers.state import WINDOW, fill_window, open_slots
 from helpers.strace import command, read_calls, trace, whole_lines
 from helpers.variants import use_ses
 from helpers.waiting import FAR, occupy, wait_until
-from sandbox import Answer, Sandbox, graph_error
+from sandbox import Answer, Sandbox
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 RELAY, LOGROTATE = "postfix_pipe_t", "logrotate_t"
@@ -227,7 +228,7 @@ def give_a_place(home: RelayHome) -> None:
 
 def refusal(home: RelayHome, provider: Sandbox) -> None:
     """The message bounces, with a notice."""
-    provider.answer("sendMail", graph_error(400, "ErrorInvalidRecipients", "Bad."))
+    provider.answer("sendMail", provided("graph/invalid-recipients"))
 
 
 def wrong_secret(home: RelayHome, provider: Sandbox) -> None:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from helpers.answers import provided
 from helpers.by_hand import by_hand, make_sound
 from helpers.home import LOG, RelayHome
 from helpers.postfix import ONE_ATTEMPT, PrivatePostfix, add_settings, replaced
 from helpers.script import change_constants
-from sandbox import Answer, Sandbox, graph_error
+from sandbox import Answer, Sandbox
 
 RECIPIENT = "it@office.example"
 SENDER = "ups@office.example"
@@ -56,7 +57,7 @@ def test_an_accepted_message(
 
 
 def test_a_refused_message(sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix) -> None:
-    sandbox.answer("sendMail", graph_error(403, "ErrorAccessDenied", "may not send"))
+    sandbox.answer("sendMail", provided("graph/access-denied", message="may not send"))
     status, line = send_test(home, postfix)
     assert status == 1
     assert line.startswith("FAIL  5.7.1 Graph sendMail failed: HTTP 403 ErrorAccessDenied: may not send; ")
