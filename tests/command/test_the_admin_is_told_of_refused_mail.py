@@ -20,7 +20,7 @@ REFUSALS = {
     "mailbox": (GONE, "the provider does not know the sending mailbox"),
     "permission": (provided("graph/access-denied"), "refuses this sender or account"),
     "full": (provided("graph/mailbox-full"), "the sending mailbox is full"),
-    "quota": (provided("graph/submission-quota"), "has used up its quota"),
+    "quota": (provided("graph/submission-quota"), "quota is used up"),
     "unknown": (graph_error(400, "NeverHeardOf", "What?"), "the provider refuses the request"),
 }
 

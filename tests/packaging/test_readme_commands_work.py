@@ -122,7 +122,7 @@ def test_the_steps_by_hand_set_what_the_installer_sets(machine: Machine, shell: 
     printed = machine.install("--networks", "192.168.1.0/24", project=project)
     changes = printed.partition("May send without a password")[0].splitlines()
     # In another home the rotation has another name, and the notes are the installer's own.
-    assert [line.split()[0] for line in changes] == ["write", "note"]
+    assert [line.split()[0] for line in changes] == ["write", "record"]
 
 
 # ---------------------------------------------------------------- with the installer

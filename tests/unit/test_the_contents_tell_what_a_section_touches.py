@@ -33,9 +33,7 @@ FILES = {
     "progress": r"PROGRESS|progress_files?|Progress",
     "program": "script_path|cache_from_source",
     "tables of Postfix": r"regexp:\|pcre:\|cidr:",
-    "/proc": "/proc.*",
-    "/sys": "/sys.*",
-    "/etc": "/etc/.*|ROTATION_DIRECTORY",
+    "system": "/(?:proc|sys|etc)(?:/.*)?|ROTATION_DIRECTORY",
 }
 # What opens, makes, changes, lists or removes a file.
 FILE_CALLS = {
@@ -83,7 +81,7 @@ def sections() -> dict[str, tuple[int, int]]:
 
 def told() -> dict[str, Section]:
     """The table: a section's name, three columns of "yes" or "-", and its files."""
-    rows = re.findall(r"(?m)^#   (\S.*?) {2,}(yes|-) +(yes|-) +(yes|-) +(\S.*)$", SOURCE)
+    rows = re.findall(r"(?m)^#   (\S.*?) +(yes|-) +(yes|-) +(yes|-) +(\S.*)$", SOURCE)
     found = {}
     for name, network, secrets, processes, files in rows:
         named = frozenset({*files.split(", ")} - {"-"})
