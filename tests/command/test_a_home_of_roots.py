@@ -67,8 +67,8 @@ def test_what_root_has_left_in_the_way_defers_and_says_so(
     assert delivery.verdict == "deferred"
     assert delivery.text.startswith(text)
     assert sandbox.accepted == []
-    cure = f"FAIL  {home.path / name} belongs to root: the service account cannot replace it; rm -r "
-    assert f"{cure}{home.path / name}\n" in by_hand(home, "--check").stdout
+    fix = f"FAIL  {home.path / name} belongs to root: the service account cannot replace it; rm -r "
+    assert f"{fix}{home.path / name}\n" in by_hand(home, "--check").stdout
     (home.path / name).unlink()
     assert deliver(mail(), RECIPIENT) == SENT
 

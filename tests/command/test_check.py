@@ -12,7 +12,7 @@ from typing import Callable
 
 import pytest
 from helpers.by_hand import by_hand, in_days, tree
-from helpers.chain import CONFIG, EDIT_CONFIG, EDIT_SECRETS, SECRETS, Chain, expect_fault, fault, mended
+from helpers.chain import CONFIG, EDIT_CONFIG, EDIT_SECRETS, SECRETS, Chain, expect_fault, fault, fixed
 from helpers.home import LOG, RelayHome
 from helpers.state import TOKEN, WINDOW, lock_held
 from helpers.terminal import on_a_terminal
@@ -134,63 +134,63 @@ NEW_SECRETS = (
     f"mv -T HOME/{SECRETS} HOME/{SECRETS}.old; install -o {SERVICE} -m 0600 {SECRETS}.example HOME/{SECRETS}"
 )
 HOME_FAULTS = {
-    "home open to others": mended(
+    "home open to others": fixed(
         "warn",
         lambda chain: chain.home.path.chmod(0o1775),
         f"home directory HOME has mode 1775: {WIDE}",
         CLOSE,
     ),
-    "home that others can write to": mended(
+    "home that others can write to": fixed(
         "FAIL",
         lambda chain: chain.home.path.chmod(0o1777),
         f"home directory HOME has mode 1777: {WIDE}",
         CLOSE,
     ),
-    "home without the sticky bit": mended(
+    "home without the sticky bit": fixed(
         "FAIL", lambda chain: chain.home.path.chmod(0o770), OPEN.format("HOME"), CLOSE
     ),
-    "home of the account's": mended(
+    "home of the account's": fixed(
         "FAIL", lambda chain: chain.home.own(chain.home.path), OPEN.format("HOME"), CLOSE
     ),
-    "home that its group cannot write to": mended(
+    "home that its group cannot write to": fixed(
         "FAIL",
         lambda chain: chain.home.path.chmod(0o1750),
         "the state cannot be written in HOME: Permission denied",
         CLOSE,
     ),
-    "home of another group": mended(
+    "home of another group": fixed(
         "warn",
         of_another_group,
         f"home directory HOME has mode 1771: {WIDE}",
         CLOSE,
         f"FAIL  the state cannot be written in HOME: Permission denied; {CLOSE}",
     ),
-    "state of root's": mended(
+    "state of root's": fixed(
         "FAIL", state_of_roots(WINDOW), f"HOME/{WINDOW} {OF_ANOTHER}", f"rm -r HOME/{WINDOW}"
     ),
-    "half a state of root's": mended(
+    "half a state of root's": fixed(
         "FAIL", state_of_roots(f"{TOKEN}.new"), f"HOME/{TOKEN}.new {OF_ANOTHER}", f"rm -r HOME/{TOKEN}.new"
     ),
-    "log of root's": mended(
+    "log of root's": fixed(
         "FAIL",
         lambda chain: chain.own_by_root(LOG),
         f"the log HOME/{LOG} cannot be written: Permission denied",
         f"chown -h nobody: HOME/{LOG}; {AS_NOBODY} chmod u+w HOME/{LOG} {APART}",
     ),
-    "log that is a link": mended(
+    "log that is a link": fixed(
         "FAIL",
         link_as_log,
         f"the log HOME/{LOG} cannot be written: Too many levels of symbolic links",
         f"mv -T HOME/{LOG} HOME/{LOG}.old",
     ),
-    "log that is not rotated": mended(
+    "log that is not rotated": fixed(
         "warn",
         lambda chain: (chain.rotation / "relay").unlink(),
         f"no file in ROTATION names HOME/{LOG}: it grows for ever",
         f"sed 's|/opt/postfix-relay/{LOG}|HOME/{LOG}|' logrotate/postfix-api-relay"
         " | sed 's|postfix-relay postfix-relay$|nobody nogroup|' > ROTATION/postfix-api-relayDASHED",
     ),
-    "log whose rotation is from before root had the home": mended(
+    "log whose rotation is from before root had the home": fixed(
         "warn",
         lambda chain: chain.rotate(f"{chain.home.path / LOG} {{\n  weekly\n  # su nobody nogroup\n}}\n"),
         f"ROTATION/relay has no line su nobody nogroup: logrotate skips HOME/{LOG}, and it grows for ever",
@@ -200,33 +200,33 @@ HOME_FAULTS = {
 }
 
 
-# Their cures put the shipped program there, or compile what is there.
+# Their fixes put the shipped program there, or compile what is there.
 PROGRAM_FAULTS = {
-    "script that others can write to": mended(
+    "script that others can write to": fixed(
         "FAIL",
         open_to_others("postfix-api-relay", 0o757),
         "HOME/postfix-api-relay belongs to root and has mode 0757: others could change it",
         GUARD_SCRIPT,
     ),
-    "script that its group can write to": mended(
+    "script that its group can write to": fixed(
         "FAIL",
         open_to_others("postfix-api-relay", 0o775),
         "HOME/postfix-api-relay belongs to root and has mode 0775: others could change it",
         GUARD_SCRIPT,
     ),
-    "script of another account": mended(
+    "script of another account": fixed(
         "FAIL",
         given("postfix-api-relay", "daemon"),
         "HOME/postfix-api-relay belongs to daemon and has mode 0755: others could change it",
         GUARD_SCRIPT,
     ),
-    "script of the account's": mended(
+    "script of the account's": fixed(
         "FAIL",
         given("postfix-api-relay", "nobody"),
         "HOME/postfix-api-relay belongs to nobody and has mode 0755: others could change it",
         GUARD_SCRIPT,
     ),
-    "directory of the bytecode cache of the account's": mended(
+    "directory of the bytecode cache of the account's": fixed(
         "FAIL",
         own_directory_for_the_cache,
         CACHE,
@@ -298,14 +298,14 @@ FILE_FAULTS = {
         f"install -o root -m 0644 {CONFIG}.example HOME/{CONFIG}",
         NOT_TRIED,
     ),
-    "configuration of the account's": mended(
+    "configuration of the account's": fixed(
         "FAIL",
         given(CONFIG, "nobody"),
         f"HOME/{CONFIG} belongs to nobody and has mode 0644: others could change it",
         GUARD_CONFIG,
         NOT_TRIED,
     ),
-    "configuration that is a link": mended(
+    "configuration that is a link": fixed(
         "FAIL",
         linked(CONFIG),
         f"HOME/{CONFIG} belongs to root and has mode 0777: others could change it",
@@ -401,21 +401,21 @@ FILE_FAULTS = {
     "configuration that is no object": fault(
         "FAIL", holding(CONFIG, "[1]"), f"HOME/{CONFIG} must hold a JSON object {{…}}", EDIT_CONFIG, NOT_TRIED
     ),
-    "configuration that others can write to": mended(
+    "configuration that others can write to": fixed(
         "FAIL",
         open_to_others(CONFIG, 0o666),
         f"HOME/{CONFIG} belongs to root and has mode 0666: others could change it",
         GUARD_CONFIG,
         NOT_TRIED,
     ),
-    "configuration that the service cannot read": mended(
+    "configuration that the service cannot read": fixed(
         "FAIL",
         for_root_alone,
         f"Config file HOME/{CONFIG} cannot be read: Permission denied",
         f"chmod 0644 HOME/{CONFIG}",
         NOT_TRIED,
     ),
-    "configuration that root's group can read": mended(
+    "configuration that root's group can read": fixed(
         "FAIL",
         for_roots_group,
         f"Config file HOME/{CONFIG} cannot be read: Permission denied",
@@ -527,14 +527,14 @@ FILE_FAULTS = {
         f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
         NEW_SECRETS,
     ),
-    "secrets open to others": mended(
+    "secrets open to others": fixed(
         "FAIL",
         open_to_others(SECRETS, 0o644),
         f"Secrets file HOME/{SECRETS}: permissions are 0o644, expected 0o600",
         f"chown -h nobody: HOME/{SECRETS}; {AS_NOBODY} chmod 0600 HOME/{SECRETS} {APART}",
         NOT_TRIED,
     ),
-    "secrets of root's": mended(
+    "secrets of root's": fixed(
         "FAIL",
         lambda chain: chain.own_by_root(SECRETS),
         f"Secrets file HOME/{SECRETS} {NOT_ROOT}",
@@ -606,17 +606,17 @@ def test_the_verdict_is_the_last_line(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+def test_each_fault_is_told_of_with_its_fix(chain: Chain, name: str) -> None:
     expect_fault(chain, FAULTS[name])
 
 
 @pytest.mark.parametrize("name", PROGRAM_FAULTS)
-def test_a_program_that_others_can_change_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+def test_a_program_that_others_can_change_is_told_of_with_its_fix(chain: Chain, name: str) -> None:
     fault = PROGRAM_FAULTS[name]
     fault.make(chain)
     problems = chain.check().problems
     chain.expect(problems, fault.lines)
-    chain.mend(problems[0])
+    chain.fix(problems[0])
     assert chain.problems_anew() == []
 
 
@@ -624,7 +624,7 @@ def test_the_example_files_are_not_enough(chain: Chain) -> None:
     for name in (CONFIG, SECRETS):
         (chain.home.path / name).unlink()
     for _ in (CONFIG, SECRETS):
-        chain.mend(chain.check().problems[0])
+        chain.fix(chain.check().problems[0])
     required = {
         CONFIG: ("ADMIN_NOTIFICATION_EMAIL", "DEFAULT_FROM_ADDRESS"),
         SECRETS: ("API_TENANT_OR_REGION", "API_ID", "API_SECRET"),
@@ -655,13 +655,13 @@ def test_whose_the_secrets_are_to_be_says_the_configured_log(chain: Chain) -> No
     chain.own_by_root(SECRETS)
     problem = chain.check().problems[0]
     assert f"chown -h $(stat -c %U '{log}'): " in problem
-    chain.mend(problem)
+    chain.fix(problem)
     assert (chain.home.path / SECRETS).owner() == "nobody"
 
 
 def test_what_the_shipped_rotation_becomes_is_for_this_account(chain: Chain) -> None:
     (chain.rotation / "relay").unlink()
-    chain.mend(chain.check().problems[0])
+    chain.fix(chain.check().problems[0])
     [file] = chain.rotation.iterdir()
     lines = [line.strip() for line in file.read_text().splitlines()]
     assert [line for line in lines if "nogroup" in line] == [
@@ -671,17 +671,17 @@ def test_what_the_shipped_rotation_becomes_is_for_this_account(chain: Chain) -> 
 
 
 def test_a_name_for_a_shell(chain: Chain) -> None:
-    """What the configuration says is no command in a cure, and no line of its own."""
+    """What the configuration says is no command in a fix, and no line of its own."""
     name = "it's; touch x\nok    the log"
     chain.configure(LOG_FILE_PATH=f"logs/{name}")
     shown = f"{chain.home.path}/logs/it's; touch x ok the log"
     install, sed = chain.check().problems
-    start, cure = install.split(": No such file or directory; ")
+    start, fix = install.split(": No such file or directory; ")
     assert start == f"FAIL  the log {shown} cannot be written"
-    assert shlex.split(cure) == ["install", "-D", "-o", "nobody", "-m", "0644", "/dev/null", shown]
-    start, cure = sed.split(": it grows for ever; ")
+    assert shlex.split(fix) == ["install", "-D", "-o", "nobody", "-m", "0644", "/dev/null", shown]
+    start, fix = sed.split(": it grows for ever; ")
     assert start == f"warn  no file in {chain.rotation} names {shown}"
-    assert shlex.split(cure)[:2] == ["sed", f"s|/opt/postfix-relay/{LOG}|{shown}|"]
+    assert shlex.split(fix)[:2] == ["sed", f"s|/opt/postfix-relay/{LOG}|{shown}|"]
 
 
 # Each runs a program where a shell, sed(1) or logrotate(8) takes a command out of it.
@@ -699,7 +699,7 @@ def test_a_name_for_sed(chain: Chain, name: str) -> None:
 TERMINALS = "sh -c 'ls -l /proc/self/fd; cut -d\" \" -f7 /proc/self/stat; echo x >/dev/tty'"
 
 
-def test_what_a_cure_runs_as_the_account_has_no_terminal(relay: ModuleType) -> None:
+def test_what_a_fix_runs_as_the_account_has_no_terminal(relay: ModuleType) -> None:
     """It could type into it as root; a pipe in the file's place gives it time to take the command over."""
     status, said = on_a_terminal(["bash", "-c", relay.as_account("nobody", TERMINALS)])
     assert status == 0
@@ -760,9 +760,9 @@ def test_a_log_that_is_still_to_be_made_is_fine_where_that_can_be_done(chain: Ch
     chain.configure(LOG_FILE_PATH=str(log))
     chain.rotate(f"{log.parent}/*.log {{\n}}\n")
     checked = chain.check()
-    cure = f"install -D -o nobody -m 0644 /dev/null {log}"
-    assert checked.problems == [f"FAIL  the log {log} cannot be written: No such file or directory; {cure}"]
-    chain.mend(checked.problems[0])
+    fix = f"install -D -o nobody -m 0644 /dev/null {log}"
+    assert checked.problems == [f"FAIL  the log {log} cannot be written: No such file or directory; {fix}"]
+    chain.fix(checked.problems[0])
     assert f"ok    the service account can write to {log}" in chain.check().lines
 
 
@@ -777,7 +777,7 @@ def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
 
 
 def test_the_guides_layout_is_told_of(chain: Chain) -> None:
-    """Everything is the account's, which can change what root starts; each cure is safe, and all help."""
+    """Everything is the account's, which can change what root starts; each fix is safe, and all help."""
     own = chain.home.own
     chain.home.path.chmod(0o750)
     for path in (chain.home.path, *chain.home.path.rglob("*")):
@@ -798,7 +798,7 @@ def test_the_guides_layout_is_told_of(chain: Chain) -> None:
     )
     content = (chain.home.path / CONFIG).read_bytes()
     for line in problems[:-1]:
-        chain.mend(line)
+        chain.fix(line)
     assert (chain.home.path / CONFIG).read_bytes() == content
     assert chain.problems_anew() == []
 
@@ -813,12 +813,12 @@ def test_secrets_of_nobodys(chain: Chain) -> None:
     [entry] = [line for line in others if line.startswith("FAIL  the transport runs as nobody, ")]
     # Postfix would not start the transport as 12345.
     assert " user=postfix-relay null_sender= argv=" in entry
-    chain.mend(first.replace("postfix-relay:", "nobody:"))
+    chain.fix(first.replace("postfix-relay:", "nobody:"))
     assert chain.check().problems == []
 
 
 def test_a_tenant_whose_program_lies_in_an_open_home(chain: Chain, sandbox: Sandbox) -> None:
-    """The other home's own check has the cure, which would be another's here."""
+    """The other home's own check has the fix, which would be another's here."""
     with RelayHome(sandbox.url, sandbox.ca_file) as other:
         other.give_to_root()
         chain.home.path.chmod(0o770)

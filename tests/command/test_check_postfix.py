@@ -11,13 +11,13 @@ from typing import Callable
 
 import pytest
 from helpers.by_hand import ROOT_MAIL
-from helpers.chain import Chain, expect_fault, fault, mended
+from helpers.chain import Chain, expect_fault, fault, fixed
 from helpers.script import change_constants
 
 HANDED_OVER = "${sender} ${queue_id} ${recipient} ${client_address}"
 
 
-def postfix_cure(*settings: str) -> str:
+def postfix_fix(*settings: str) -> str:
     """The command that makes these settings of main.cf."""
     quoted = " ".join(f"'{setting}'" for setting in settings)
     return f"postconf -c POSTFIX -e {quoted}; postfix -c POSTFIX reload"
@@ -28,8 +28,8 @@ WRITE_ENTRY = (
     f" argv=HOME/postfix-api-relay {HANDED_OVER}'; "
 )
 ENTRY_CURE = f"{WRITE_ENTRY}postfix -c POSTFIX reload"
-TRANSPORT_CURE = postfix_cure("default_transport = apirelay:api-relay")
-NETWORKS_CURE = postfix_cure("mynetworks = 127.0.0.0/8, [::1]/128, YOUR_NETWORK")
+TRANSPORT_CURE = postfix_fix("default_transport = apirelay:api-relay")
+NETWORKS_CURE = postfix_fix("mynetworks = 127.0.0.0/8, [::1]/128, YOUR_NETWORK")
 
 
 def smtp_only(chain: Chain) -> None:
@@ -136,89 +136,89 @@ RESTART = "postfix -c POSTFIX stop; postfix -c POSTFIX start"
 ALL_INTERFACES = f"postconf -c POSTFIX -e 'inet_interfaces = all'; {RESTART}"
 SMTP = "smtp:[127.0.0.1]:2"
 BY_SENDER = "sender_dependent_default_transport_maps"
-TIMES_CURE = postfix_cure("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
+TIMES_CURE = postfix_fix("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
 CHECK_POSTFIX = "fix what this names: postfix -c POSTFIX check"
 OPEN = "an open relay is abused within hours"
 POSTFIX_FAULTS = {
-    "another transport": mended(
+    "another transport": fixed(
         "FAIL",
         smtp_only,
         "default_transport is smtp, which does not start the relay",
         TRANSPORT_CURE,
     ),
-    "another transport, and no relay in master.cf": mended(
+    "another transport, and no relay in master.cf": fixed(
         "FAIL",
         smtp_alone,
         "default_transport is smtp, which does not start the relay",
         WRITE_ENTRY + TRANSPORT_CURE,
     ),
-    "another transport that master.cf does not have": mended(
+    "another transport that master.cf does not have": fixed(
         "FAIL",
         lambda chain: chain.set("default_transport = smtp"),
         "default_transport is smtp, which master.cf does not have",
         TRANSPORT_CURE,
     ),
-    "no transport": mended(
+    "no transport": fixed(
         "FAIL",
         lambda chain: chain.set("default_transport ="),
         "default_transport is empty, which master.cf does not have",
         TRANSPORT_CURE,
     ),
-    "another transport for most mail": mended(
+    "another transport for most mail": fixed(
         "warn",
         smtp_but_for_some,
         "default_transport is smtp: only what transport_maps sends to apirelay goes to the relay",
         TRANSPORT_CURE,
     ),
-    "a transport that starts something else": mended(
+    "a transport that starts something else": fixed(
         "FAIL",
         entry("argv=", "argv=/usr/bin/python3 "),
         "default_transport is apirelay, which does not start the relay",
         ENTRY_CURE,
     ),
-    "no transport in master.cf": mended(
+    "no transport in master.cf": fixed(
         "FAIL",
         lambda chain: (chain.postfix / "master.cf").write_text(""),
         "default_transport is apirelay, which master.cf does not have",
         ENTRY_CURE,
     ),
-    "no next hop": mended(
+    "no next hop": fixed(
         "FAIL",
         lambda chain: chain.set("default_transport = apirelay"),
         "default_transport is apirelay: without a next hop: recipients are split by domain",
         TRANSPORT_CURE,
     ),
-    "no flag R": mended("FAIL", entry("flags=Rq", "flags=q"), "the transport lacks flag R", ENTRY_CURE),
-    "no flags": mended("FAIL", entry("flags=Rq ", ""), "the transport lacks flag R and q", ENTRY_CURE),
+    "no flag R": fixed("FAIL", entry("flags=Rq", "flags=q"), "the transport lacks flag R", ENTRY_CURE),
+    "no flags": fixed("FAIL", entry("flags=Rq ", ""), "the transport lacks flag R and q", ENTRY_CURE),
     # With D or O pipe(8) defers mail to several recipients, and with the others it writes into the message.
-    "flags that others need": mended(
+    "flags that others need": fixed(
         "FAIL",
         entry("flags=Rq", "flags=DRhuq."),
         "the transport has flag D and .: pipe(8) changes the mail, or refuses several recipients",
         ENTRY_CURE,
     ),
-    "another user": mended(
+    "another user": fixed(
         "FAIL",
         entry("user=nobody", "user=daemon:daemon"),
         "the transport runs as daemon, the secrets in HOME belong to nobody",
         ENTRY_CURE,
     ),
-    "arguments in another order": mended(
+    "arguments in another order": fixed(
         "FAIL",
         entry("${sender} ${queue_id}", "${queue_id} ${sender}"),
         "argv= hands over ${queue_id} ${sender} ${recipient} ${client_address}, not " + HANDED_OVER,
         ENTRY_CURE,
     ),
-    "no client address": mended(
+    "no client address": fixed(
         "FAIL",
         entry(" ${client_address}", ""),
         "argv= hands over ${sender} ${queue_id} ${recipient}, not " + HANDED_OVER,
         ENTRY_CURE,
     ),
-    "no arguments": mended(
+    "no arguments": fixed(
         "FAIL", entry(" " + HANDED_OVER, ""), f"argv= hands over nothing, not {HANDED_OVER}", ENTRY_CURE
     ),
-    "a command that is not there": mended(
+    "a command that is not there": fixed(
         "FAIL",
         entry("/home/postfix-api-relay", "/homes/postfix-api-relay"),
         "the transport starts HOMEs/postfix-api-relay in HOMEs, which cannot be run",
@@ -230,19 +230,19 @@ POSTFIX_FAULTS = {
         "the transport starts HOME/postfix-api-relay in QUEUE/other, not in HOME",
         "HOME/postfix-api-relay --home QUEUE/other --check",
     ),
-    "each recipient alone": mended(
+    "each recipient alone": fixed(
         "FAIL",
         lambda chain: chain.set("apirelay_destination_recipient_limit = 1"),
         "apirelay_destination_recipient_limit is 1: Cc and Bcc become separate messages",
-        postfix_cure("apirelay_destination_recipient_limit = 0"),
+        postfix_fix("apirelay_destination_recipient_limit = 0"),
     ),
-    "fifty recipients at most": mended(
+    "fifty recipients at most": fixed(
         "warn",
         lambda chain: chain.set("apirelay_destination_recipient_limit = 50"),
         "apirelay_destination_recipient_limit is 50: mail to more is split, as the relay does itself",
-        postfix_cure("apirelay_destination_recipient_limit = 0"),
+        postfix_fix("apirelay_destination_recipient_limit = 0"),
     ),
-    "times as Postfix comes with": mended(
+    "times as Postfix comes with": fixed(
         "warn",
         lambda chain: chain.set(
             "queue_run_delay = 5m", "minimal_backoff_time=300", "maximal_backoff_time=1h"
@@ -251,30 +251,30 @@ POSTFIX_FAULTS = {
         " misses a scan",
         TIMES_CURE,
     ),
-    "a longest time that ends with the scan": mended(
+    "a longest time that ends with the scan": fixed(
         "warn",
         lambda chain: chain.set("maximal_backoff_time = 62"),
         "minimal_backoff_time is 30 s, maximal_backoff_time 62 s, queue_run_delay 62 s: deferred mail misses"
         " a scan",
         TIMES_CURE,
     ),
-    "a time that is none": mended(
+    "a time that is none": fixed(
         "FAIL",
         lambda chain: chain.set("maximal_backoff_time = 30 s"),
         "maximal_backoff_time is '30 s', which is not a time: Postfix delivers nothing",
         TIMES_CURE,
     ),
-    "a time limit below the relay's own": mended(
+    "a time limit below the relay's own": fixed(
         "FAIL",
         lambda chain: chain.set("command_time_limit = 16m"),
         "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay is still delivering",
-        postfix_cure("apirelay_time_limit = 1000s"),
+        postfix_fix("apirelay_time_limit = 1000s"),
     ),
-    "a time limit of the transport's own": mended(
+    "a time limit of the transport's own": fixed(
         "FAIL",
         entry("flags=Rq", "-o { apirelay_time_limit = 16m } flags=Rq"),
         "apirelay_time_limit is 960 s: Postfix would bounce mail that the relay is still delivering",
-        WRITE_ENTRY + postfix_cure("apirelay_time_limit = 1000s"),
+        WRITE_ENTRY + postfix_fix("apirelay_time_limit = 1000s"),
     ),
     "everybody may send": fault(
         "FAIL", networks("127.0.0.0/8 0.0.0.0/0"), f"mynetworks lets 0.0.0.0/0 send: {OPEN}", NETWORKS_CURE
@@ -312,61 +312,61 @@ POSTFIX_FAULTS = {
         "mynetworks lets cidr:/etc/postfix/networks send, whose content is not checked",
         NETWORKS_CURE,
     ),
-    "the site's domain is this machine's": mended(
+    "the site's domain is this machine's": fixed(
         "FAIL",
         setting("mydestination = $myhostname, Example.org, localhost"),
         f"mydestination has example.org, by Example.org: {OWN}",
-        postfix_cure("mydestination = localhost"),
+        postfix_fix("mydestination = localhost"),
     ),
     "the site's domain is this machine's by its mail name": fault(
         "FAIL",
         mail_name,
         f"mydestination has example.org, by example.org: {OWN}",
-        postfix_cure("mydestination = localhost"),
+        postfix_fix("mydestination = localhost"),
         f"FAIL  mail to root@example.org stays on this machine, or reaches nobody; {ROOT_CURE}",
     ),
-    "this machine is named like the site's domain": mended(
+    "this machine is named like the site's domain": fixed(
         "FAIL",
         setting("myhostname = example.org", "mydestination = $myhostname"),
         f"mydestination has example.org, by example.org: {OWN}",
-        postfix_cure("mydestination = localhost"),
+        postfix_fix("mydestination = localhost"),
     ),
-    "the site's domain is this machine's by a file": mended(
+    "the site's domain is this machine's by a file": fixed(
         "FAIL",
         listed_in_a_file,
         f"mydestination has example.org, by QUEUE/local-host-names: {OWN}",
-        postfix_cure("mydestination = localhost"),
+        postfix_fix("mydestination = localhost"),
     ),
-    "a trusted domain is this machine's": mended(
+    "a trusted domain is this machine's": fixed(
         "FAIL",
         trusted_domain_of_this_machine,
         f"mydestination has devices.example, by devices.example: {OWN}",
-        postfix_cure("mydestination = localhost"),
+        postfix_fix("mydestination = localhost"),
     ),
-    "the site's domain is one of aliases": mended(
+    "the site's domain is one of aliases": fixed(
         "FAIL",
         setting("virtual_alias_domains = other.example, example.org"),
         f"virtual_alias_domains has example.org, by example.org: {OWN}",
-        postfix_cure("virtual_alias_domains = other.example"),
+        postfix_fix("virtual_alias_domains = other.example"),
     ),
-    "a table of aliases makes the site's domain one": mended(
+    "a table of aliases makes the site's domain one": fixed(
         "FAIL",
         setting("virtual_alias_maps = inline:{example.org=anything, a@example.org=b@example.com}"),
         "virtual_alias_domains has example.org, by"
         f" inline:{{example.org=anything, a@example.org=b@example.com}}: {OWN}",
-        postfix_cure("virtual_alias_domains ="),
+        postfix_fix("virtual_alias_domains ="),
     ),
-    "the site's domain is one of mailboxes": mended(
+    "the site's domain is one of mailboxes": fixed(
         "FAIL",
         setting("virtual_mailbox_domains = static:all"),
         f"virtual_mailbox_domains has example.org, by static:all: {OWN}",
-        postfix_cure("virtual_mailbox_domains ="),
+        postfix_fix("virtual_mailbox_domains ="),
     ),
-    "the site's domain is relayed by a parent": mended(
+    "the site's domain is relayed by a parent": fixed(
         "FAIL",
         setting("relay_domains = org"),
         f"relay_domains has example.org, by org: {OWN}",
-        postfix_cure("relay_domains ="),
+        postfix_fix("relay_domains ="),
     ),
     "root's mail is nobody's": fault(
         "FAIL",
@@ -380,36 +380,36 @@ POSTFIX_FAULTS = {
         "mail to root@localhost.localdomain stays on this machine, or reaches nobody",
         ROOT_CURE,
     ),
-    "only this machine can connect": mended(
+    "only this machine can connect": fixed(
         "FAIL",
         setting("inet_interfaces = loopback-only"),
         "inet_interfaces is loopback-only: no device can connect, though mynetworks lets some send",
         ALL_INTERFACES,
     ),
-    "only this machine can connect, by name and address": mended(
+    "only this machine can connect, by name and address": fixed(
         "FAIL",
         setting("inet_interfaces = localhost, 127.0.0.1 [::1]"),
         "inet_interfaces is localhost, 127.0.0.1 [::1]: no device can connect, though mynetworks lets some"
         " send",
         ALL_INTERFACES,
     ),
-    "a filter of all mail": mended(
+    "a filter of all mail": fixed(
         "FAIL",
         with_smtp(f"content_filter = {SMTP}"),
         f"content_filter sends mail to {SMTP}, which does not start this relay",
-        postfix_cure("content_filter ="),
+        postfix_fix("content_filter ="),
     ),
-    "a filter of one service": mended(
+    "a filter of one service": fixed(
         "FAIL",
         filtered_by_a_service,
         f"pickup/unix/content_filter sends mail to {SMTP}, which does not start this relay",
         "postconf -c POSTFIX -Pe 'pickup/unix/content_filter ='; postfix -c POSTFIX reload",
     ),
-    "a table leads the site's mail elsewhere": mended(
+    "a table leads the site's mail elsewhere": fixed(
         "FAIL",
         with_smtp(f"transport_maps = inline:{{example.org={SMTP}}}"),
         f"transport_maps sends mail of example.org to {SMTP}, {NOT_HERE}",
-        postfix_cure(
+        postfix_fix(
             f"transport_maps = inline:{{example.org=apirelay:api-relay}}, inline:{{example.org={SMTP}}}"
         ),
     ),
@@ -420,28 +420,28 @@ POSTFIX_FAULTS = {
             with_smtp(f"transport_maps = regexp:{chain.home.queue}/patterns")(chain),
         ),
         f"transport_maps sends mail of it@example.org to smtp:, {NOT_HERE}",
-        postfix_cure("transport_maps = inline:{it@example.org=apirelay:api-relay}, regexp:QUEUE/patterns"),
+        postfix_fix("transport_maps = inline:{it@example.org=apirelay:api-relay}, regexp:QUEUE/patterns"),
     ),
-    "a table leads all mail elsewhere": mended(
+    "a table leads all mail elsewhere": fixed(
         "FAIL",
         with_smtp(f"transport_maps = inline:{{*={SMTP}}}"),
         f"transport_maps sends mail of * to {SMTP}, {NOT_HERE}",
-        postfix_cure(f"transport_maps = inline:{{*=apirelay:api-relay}}, inline:{{*={SMTP}}}"),
+        postfix_fix(f"transport_maps = inline:{{*=apirelay:api-relay}}, inline:{{*={SMTP}}}"),
     ),
-    "a table leads the mail of some elsewhere": mended(
+    "a table leads the mail of some elsewhere": fixed(
         "warn",
         with_smtp(f"transport_maps = inline:{{partner.example={SMTP}}}"),
         f"transport_maps sends mail of partner.example to {SMTP}, {NOT_HERE}",
-        postfix_cure(
+        postfix_fix(
             "transport_maps = inline:{partner.example=apirelay:api-relay},"
             f" inline:{{partner.example={SMTP}}}"
         ),
     ),
-    "a table leads a sender's mail elsewhere": mended(
+    "a table leads a sender's mail elsewhere": fixed(
         "FAIL",
         with_smtp(f"{BY_SENDER} = inline:{{@example.org={SMTP}}}"),
         f"{BY_SENDER} sends mail of @example.org to {SMTP}, {NOT_HERE}",
-        postfix_cure(
+        postfix_fix(
             f"{BY_SENDER} = inline:{{@example.org=apirelay:api-relay}}, inline:{{@example.org={SMTP}}}"
         ),
     ),
@@ -470,7 +470,7 @@ POSTFIX_FAULTS = {
 
 
 @pytest.mark.parametrize("name", POSTFIX_FAULTS)
-def test_each_fault_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+def test_each_fault_is_told_of_with_its_fix(chain: Chain, name: str) -> None:
     expect_fault(chain, POSTFIX_FAULTS[name])
 
 
@@ -593,11 +593,11 @@ def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
         add_services(chain, f"127.0.0.1:{port} inet n - n - - smtpd")
         problems = chain.check().problems
         exim.communicate(b"")
-    cure = f"stop it, as with systemctl disable --now exim4; {RESTART}"
-    chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so Postfix cannot have it; {cure}"])
+    fix = f"stop it, as with systemctl disable --now exim4; {RESTART}"
+    chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so Postfix cannot have it; {fix}"])
 
 
-def test_what_the_account_has_written_is_no_command_in_a_cure(chain: Chain, tmp_path: Path) -> None:
+def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_path: Path) -> None:
     """An address may have what a shell takes for one; the configuration was once the account's own."""
     mark, theirs = chain.home.queue / "ran", chain.home.queue / "theirs"
     theirs.write_text(f"#!/bin/sh\n: >{mark}\n")
@@ -619,9 +619,9 @@ def test_what_the_account_has_written_is_no_command_in_a_cure(chain: Chain, tmp_
         add_services(chain, f"127.0.0.1:{int(other.stdout.readline())} inet n - n - - smtpd")
         problems = chain.check().problems
         other.communicate(b"")
-    cures = [line.partition("; ")[2] for line in problems]
-    assert sum(str(theirs) in cure for cure in cures) >= 3, problems
-    assert f"stop it; {chain.expanded(RESTART)}" in cures
+    fixes = [line.partition("; ")[2] for line in problems]
+    assert sum(str(theirs) in fix for fix in fixes) >= 3, problems
+    assert f"stop it; {chain.expanded(RESTART)}" in fixes
     # No other program than these is found.
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -629,8 +629,8 @@ def test_what_the_account_has_written_is_no_command_in_a_cure(chain: Chain, tmp_
         (programs / name).write_text("#!/bin/sh\n")
         (programs / name).chmod(0o755)
     (programs / "theirs").symlink_to(theirs)
-    for cure in cures:
-        command = cure.replace("postfix/install.sh", "install.sh")
+    for fix in fixes:
+        command = fix.replace("postfix/install.sh", "install.sh")
         subprocess.run(["/bin/bash", "-c", command], env={"PATH": str(programs)}, timeout=60)
     assert not mark.exists()
 
@@ -659,21 +659,21 @@ def test_a_second_tenants_transport_is_found(chain: Chain) -> None:
 def test_a_second_tenant_whose_mail_goes_to_the_first(chain: Chain) -> None:
     second_tenant(chain)
     text = f"{BY_SENDER} sends mail of @example.org to apirelay:api-relay, {NOT_HERE}"
-    cure = postfix_cure(f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}")
+    fix = postfix_fix(f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}")
     problems = chain.check().problems
-    chain.expect(problems, [f"FAIL  {text}; {cure}"])
-    chain.mend(problems[0])
+    chain.expect(problems, [f"FAIL  {text}; {fix}"])
+    chain.fix(problems[0])
     assert chain.check().problems == []
 
 
-def test_a_second_tenants_cures_are_its_own(chain: Chain) -> None:
+def test_a_second_tenants_fixes_are_its_own(chain: Chain) -> None:
     second_tenant(chain, f"{BY_SENDER} = inline:{{@example.org=other:api-relay}}", "other_time_limit = 16m")
     (chain.rotation / "relay").rename(chain.rotation / "postfix-api-relay")
     (chain.rotation / "postfix-api-relay").write_text("/opt/postfix-relay/postfix-api-relay.log {\n}\n")
     limit, rotation = chain.check().problems
-    chain.expect([limit], ["FAIL  other_time_limit is 960 s: …; " + postfix_cure("other_time_limit = 1000s")])
-    chain.mend(limit)
-    chain.mend(rotation)
+    chain.expect([limit], ["FAIL  other_time_limit is 960 s: …; " + postfix_fix("other_time_limit = 1000s")])
+    chain.fix(limit)
+    chain.fix(rotation)
     assert chain.check().problems == []
     names = sorted(file.name for file in chain.rotation.iterdir())
     assert names == ["postfix-api-relay", chain.expanded("postfix-api-relayDASHED")]
@@ -715,24 +715,22 @@ def put_tables(chain: Chain) -> None:
         (chain.home.queue / name).write_text(text)
 
 
-def acts(
-    name: str, value: str, action: str, key: str, cure: str = "", level: str = "FAIL"
-) -> tuple[str, str]:
+def acts(name: str, value: str, action: str, key: str, fix: str = "", level: str = "FAIL") -> tuple[str, str]:
     """A setting, and the line that tells of it."""
-    new = postfix_cure(f"{name} ={cure and f' {cure}, {value}'}")
+    new = postfix_fix(f"{name} ={fix and f' {fix}, {value}'}")
     return f"{name} = {value}", f"{level:<5} {name} has {action} for {key}: {ADDRESSED}; {new}"
 
 
 def placed(
     name: str, table: str, other: str, address: str = "it@example.org", level: str = "FAIL"
 ) -> tuple[str, str]:
-    cure = postfix_cure(f"{name} = inline:{{{address}={address}}}, {table}")
-    return f"{name} = {table}", f"{level:<5} {name} replaces {address} with {other}: {PLACED}; {cure}"
+    fix = postfix_fix(f"{name} = inline:{{{address}={address}}}, {table}")
+    return f"{name} = {table}", f"{level:<5} {name} replaces {address} with {other}: {PLACED}; {fix}"
 
 
 def ruled(setting: str, text: str, new: str, level: str = "FAIL") -> tuple[str, str]:
     name = setting.partition(" = ")[0]
-    return setting, f"{level:<5} {text}; {postfix_cure(f'{name} = {new}'.strip())}"
+    return setting, f"{level:<5} {text}; {postfix_fix(f'{name} = {new}'.strip())}"
 
 
 PERMIT = "permit_mynetworks"
@@ -742,10 +740,10 @@ def choosy(part: str, entry: str) -> tuple[str, str]:
     """What refuses devices that have no name, or give none, where this host passes."""
     name, value = f"smtpd_{part}_restrictions", f"permit_inet_interfaces, {entry}, {PERMIT}, reject"
     text = f"{name} has {entry} before {PERMIT}: it refuses many devices"
-    return f"{name} = {value}", f"warn  {text}; {postfix_cure(f'{name} = {PERMIT}, {value}')}"
+    return f"{name} = {value}", f"warn  {text}; {postfix_fix(f'{name} = {PERMIT}, {value}')}"
 
 
-# Each is set alone, told of in one line, and no more once its cure was done.
+# Each is set alone, told of in one line, and no more once its fix was done.
 LOSSES = dict(
     [
         placed("virtual_alias_maps", "inline:{it@example.org=it@other.example}", "it@other.example"),
@@ -865,7 +863,7 @@ NO_LOSSES = [
 ]
 
 
-def test_where_postfix_loses_mail_is_told_of_with_its_cure(chain: Chain) -> None:
+def test_where_postfix_loses_mail_is_told_of_with_its_fix(chain: Chain) -> None:
     """In one installation, since --check but reads its settings."""
     put_tables(chain)
     before = (chain.postfix / "main.cf").read_text()
@@ -874,7 +872,7 @@ def test_where_postfix_loses_mail_is_told_of_with_its_cure(chain: Chain) -> None
         problems = chain.check().problems
         assert problems == [chain.expanded(line)], setting
         if "apirelay/unix" not in line.partition("; ")[2]:
-            chain.mend(problems[0])
+            chain.fix(problems[0])
             assert chain.check().problems == [], setting
         (chain.postfix / "main.cf").write_text(before)
 
@@ -896,17 +894,17 @@ def test_the_largest_message_is_what_the_provider_takes(chain: Chain, provider: 
     chain.configure(LARGE_MESSAGES="refuse")
     chain.set(f"message_size_limit = {50 << 20}", "mailbox_size_limit = 0")
     [line] = chain.check().problems
-    cure = chain.expanded(postfix_cure(f"message_size_limit = {limit}"))
-    assert line == f"warn  message_size_limit is {50 << 20}, but the provider takes {limit}; {cure}"
-    chain.mend(line)
+    fix = chain.expanded(postfix_fix(f"message_size_limit = {limit}"))
+    assert line == f"warn  message_size_limit is {50 << 20}, but the provider takes {limit}; {fix}"
+    chain.fix(line)
     assert chain.check().problems == []
 
 
-def test_the_cure_of_one_limit_leaves_nothing_to_say_of_the_other(chain: Chain) -> None:
+def test_the_fix_for_one_limit_leaves_nothing_to_say_of_the_other(chain: Chain) -> None:
     chain.set("message_size_limit = 10240000", "mailbox_size_limit = 20480000")
     [line] = chain.check().problems
     assert line.startswith("warn  message_size_limit is 10240000, ")
-    chain.mend(line)
+    chain.fix(line)
     assert chain.check().problems == []
 
 
@@ -915,9 +913,9 @@ def test_no_limit_of_messages_beside_one_of_mailboxes(chain: Chain) -> None:
     message, mailbox = chain.check().problems
     assert message.startswith("warn  message_size_limit is 0, but the provider takes 50331648; ")
     assert mailbox.startswith("FAIL  mailbox_size_limit is 51200000, less than message_size_limit: ")
-    chain.mend(mailbox)
+    chain.fix(mailbox)
     assert chain.check().problems == [message]
-    chain.mend(message)
+    chain.fix(message)
     assert chain.check().problems == []
 
 
@@ -946,9 +944,9 @@ def test_a_postfix_without_a_port(chain: Chain) -> None:
     file = chain.postfix / "master.cf"
     file.write_text(re.sub("(?m)^.* inet .*\n", "", file.read_text()))
     problems = chain.check().problems
-    cure = "postconf -c POSTFIX -Me 'smtp/inet=smtp inet n - n - - smtpd'; postfix -c POSTFIX reload"
-    chain.expect(problems, [f"FAIL  master.cf has no smtpd: nothing accepts the mail of devices; {cure}"])
-    chain.mend(problems[0])
+    fix = "postconf -c POSTFIX -Me 'smtp/inet=smtp inet n - n - - smtpd'; postfix -c POSTFIX reload"
+    chain.expect(problems, [f"FAIL  master.cf has no smtpd: nothing accepts the mail of devices; {fix}"])
+    chain.fix(problems[0])
     assert not [line for line in chain.check().problems if "smtpd" in line]
 
 

@@ -161,7 +161,7 @@ PROVIDER_FAULTS = {
 
 
 @pytest.mark.parametrize("name", PROVIDER_FAULTS)
-def test_each_fault_is_told_of_with_its_cure(chain: Chain, name: str) -> None:
+def test_each_fault_is_told_of_with_its_fix(chain: Chain, name: str) -> None:
     expect_fault(chain, PROVIDER_FAULTS[name])
 
 

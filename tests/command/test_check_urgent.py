@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable
 
 import pytest
-from helpers.chain import EDIT_CONFIG, Chain, expect_fault, fault, mended
+from helpers.chain import EDIT_CONFIG, Chain, expect_fault, fault, fixed
 
 HANDED_OVER = "--urgent ${sender} ${queue_id} ${recipient} ${client_address}"
 ENTRY = (
@@ -53,49 +53,49 @@ def called_otherwise(chain: Chain) -> None:
 
 
 FAULTS = {
-    "each recipient alone": mended(
+    "each recipient alone": fixed(
         "FAIL",
         lambda chain: chain.set(f"{LIMIT} = 1"),
         f"{LIMIT} is 1: Cc and Bcc become separate messages",
         f"postconf -c POSTFIX -e '{LIMIT} = 0'; {RELOAD}",
     ),
-    "a time limit below the relay's own": mended(
+    "a time limit below the relay's own": fixed(
         "FAIL",
         lambda chain: chain.set("apirelay-urgent_time_limit = 16m"),
         "apirelay-urgent_time_limit is 960 s: Postfix would bounce mail that the relay is still delivering",
         f"postconf -c POSTFIX -e 'apirelay-urgent_time_limit = 1000s'; {RELOAD}",
     ),
-    "no --urgent": mended(
+    "no --urgent": fixed(
         "FAIL",
         change(" --urgent ", " "),
         f"apirelay-urgent: argv= hands over {HANDED_OVER.replace('--urgent ', '')}, not {HANDED_OVER}",
         WRITE + RELOAD,
     ),
-    "no client address": mended(
+    "no client address": fixed(
         "FAIL",
         change(" ${client_address}", ""),
         "apirelay-urgent: argv= hands over --urgent ${sender} ${queue_id} ${recipient}, not " + HANDED_OVER,
         WRITE + RELOAD,
     ),
-    "another user": mended(
+    "another user": fixed(
         "FAIL",
         change("user=nobody", "user=daemon"),
         "apirelay-urgent: the transport runs as daemon, the secrets in HOME belong to nobody",
         WRITE + RELOAD,
     ),
-    "no flags": mended(
+    "no flags": fixed(
         "FAIL",
         change("flags=Rq ", ""),
         "apirelay-urgent: the transport lacks flag R and q",
         WRITE + RELOAD,
     ),
-    "a transport of another name": mended(
+    "a transport of another name": fixed(
         "FAIL",
         called_otherwise,
         "ahead_destination_recipient_limit is 1: Cc and Bcc become separate messages",
         f"postconf -c POSTFIX -e 'ahead_destination_recipient_limit = 0'; {RELOAD}",
     ),
-    "mail that waits until somebody flushes": mended(
+    "mail that waits until somebody flushes": fixed(
         "FAIL",
         lambda chain: chain.set("defer_transports = apirelay-urgent"),
         "defer_transports has apirelay-urgent, by apirelay-urgent: its mail waits until somebody flushes the"
@@ -118,7 +118,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_told_of_with_its_cure(urgent: Chain, name: str) -> None:
+def test_each_fault_is_told_of_with_its_fix(urgent: Chain, name: str) -> None:
     expect_fault(urgent, FAULTS[name])
 
 

@@ -165,8 +165,10 @@ def test_on_a_full_disk_the_mail_waits_and_the_log_goes_to_postfix(
 def test_of_200_messages_at_once_the_limit_goes_and_the_rest_waits(
     sandbox: Sandbox, home: RelayHome, figures: Figures
 ) -> None:
-    # However long a machine takes for so many, they are in one window, and wait for each other.
-    change_constants(home, WINDOW_SECONDS=3600, CONNECT_SECONDS=500, READ_SECONDS=500)
+    # However long a machine takes for so many, they are in one window, and wait for each other: one that has
+    # waited in vain for a request under way to end would give its slot back.
+    long = dict.fromkeys(("BUSY_SECONDS", "CONNECT_SECONDS", "READ_SECONDS"), 500)
+    change_constants(home, WINDOW_SECONDS=3600, **long)
     began = time.monotonic()
     subjects = [f"Alert {number}" for number in range(BURST)]
 
@@ -190,6 +192,4 @@ def test_of_200_messages_at_once_the_limit_goes_and_the_rest_waits(
     assert sorted(message.subject for message in sandbox.accepted) == sorted(sent)
     assert len(sent) == LIMIT
     texts = {delivery.text for delivery in deliveries if delivery.verdict != "sent"}
-    full = f"4.4.5 rate limit reached ({LIMIT}/{LIMIT} per minute), deferring"
-    # Who has waited in vain for one of the requests under way to end.
-    assert full in texts <= {full, "4.4.5 request limit reached (4 at a time), deferring"}
+    assert texts == {f"4.4.5 rate limit reached ({LIMIT}/{LIMIT} per minute), deferring"}

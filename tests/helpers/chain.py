@@ -115,12 +115,12 @@ class Chain:
             pattern = re.escape(self.expanded(text)).replace("…", ".+")
             assert re.fullmatch(pattern, line), line
 
-    def mend(self, line: str) -> None:
+    def fix(self, line: str) -> None:
         """Do what a line advises, as an admin does in the project's directory, but for the reload."""
-        cure = line.split("; ", 1)[1].split("; postfix ")[0]
+        fix = line.split("; ", 1)[1].split("; postfix ")[0]
         # What it checks again may be wrong elsewhere, and is not what is to be seen here.
-        cure = re.sub(r" --check$", rf" --check --postfix-config {self.postfix} >/dev/null || true", cure)
-        subprocess.run(["bash", "-ec", cure], cwd=PROJECT, check=True, timeout=60)
+        fix = re.sub(r" --check$", rf" --check --postfix-config {self.postfix} >/dev/null || true", fix)
+        subprocess.run(["bash", "-ec", fix], cwd=PROJECT, check=True, timeout=60)
         age_settings(self.postfix)
 
     def configure(self, **changes: object) -> None:
@@ -155,24 +155,24 @@ class Chain:
 
 
 class Fault(NamedTuple):
-    """A fault: how it is made, the lines that tell of it, and whether what the first advises mends all.
+    """A fault: how it is made, the lines that tell of it, and whether what the first advises fixes all.
 
     In the lines HOME and such stand for paths (Chain.expanded()), and "…" for any text.
     """
 
     make: Callable[[Chain], object]
     lines: list[str]
-    mended: bool = False
+    fixed: bool = False
 
 
-def fault(level: str, make: Callable[[Chain], object], text: str, cure: str, *more: str) -> Fault:
-    """A fault that is mended by editing something; `more` are further lines."""
-    return Fault(make, [f"{level:<5} {text}; {cure}", *more])
+def fault(level: str, make: Callable[[Chain], object], text: str, fix: str, *more: str) -> Fault:
+    """A fault that is fixed by editing something; `more` are further lines."""
+    return Fault(make, [f"{level:<5} {text}; {fix}", *more])
 
 
-def mended(level: str, make: Callable[[Chain], object], text: str, cure: str, *more: str) -> Fault:
-    """A fault that is mended by the command that is advised."""
-    return fault(level, make, text, cure, *more)._replace(mended=True)
+def fixed(level: str, make: Callable[[Chain], object], text: str, fix: str, *more: str) -> Fault:
+    """A fault that is fixed by the command that is advised."""
+    return fault(level, make, text, fix, *more)._replace(fixed=True)
 
 
 def expect_fault(chain: Chain, fault: Fault) -> None:
@@ -180,6 +180,6 @@ def expect_fault(chain: Chain, fault: Fault) -> None:
     fault.make(chain)
     problems = chain.check().problems
     chain.expect(problems, fault.lines)
-    if fault.mended:
-        chain.mend(problems[0])
+    if fault.fixed:
+        chain.fix(problems[0])
         assert chain.check().problems == []

@@ -742,7 +742,7 @@ def with_failing(machine: Machine, program: str, ending: str) -> None:
 
 def finish(machine: Machine, program: str) -> None:
     """Run the installer once more, with the program as it should be."""
-    mend(machine, program)
+    repair(machine, program)
     machine.install("--networks", "192.168.1.0/24")
     assert machine.called("postfix")[-1].endswith(" start"), "Postfix was never told"
     before = machine.tree()
@@ -750,7 +750,7 @@ def finish(machine: Machine, program: str) -> None:
     assert machine.tree() == before
 
 
-def mend(machine: Machine, program: str) -> None:
+def repair(machine: Machine, program: str) -> None:
     """Let a program be as it should be."""
     if program == "postfix":
         machine.replace("postfix")
@@ -765,7 +765,7 @@ def test_uninstalling_can_be_repeated(installed: Machine, program: str) -> None:
     calls = len(installed.called("postfix"))
     installed.replace(program, f"{WAY_BACK[program]}\n{DEATH}")
     assert installed.attempt("--uninstall").returncode == -signal.SIGKILL
-    mend(installed, program)
+    repair(installed, program)
     installed.install("--uninstall")
     assert "start" in {call.split()[-1] for call in installed.called("postfix")[calls:]}
     assert (config / "main.cf").read_bytes() == original

@@ -174,9 +174,9 @@ def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbo
     assert machine.setting("recipient_canonical_maps") == ""
     files = configure(machine, sandbox)
     checked = check(machine)
-    cure = f"postfix/install.sh --root-to {ADMIN}"
+    fix = f"postfix/install.sh --root-to {ADMIN}"
     assert (
-        f"FAIL  mail to root@{origin(machine)} stays on this machine, or reaches nobody; {cure}\n"
+        f"FAIL  mail to root@{origin(machine)} stays on this machine, or reaches nobody; {fix}\n"
         in checked.stdout
     )
     said = machine.install()

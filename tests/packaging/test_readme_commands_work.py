@@ -309,10 +309,10 @@ def test_postfix_gives_back_a_domain_that_it_took_for_its_own(
     message = mail(To="admin@domain.com").decode()
     with pytest.raises(smtplib.SMTPRecipientsRefused, match=what):
         postfix.smtp("alerts@domain.com", ["admin@domain.com"], message)
-    [cure] = [
+    [fix] = [
         cell for line in section("Troubleshooting").lines for cell in line.split("|")[2:3] if what in line
     ]
-    for command in [span for span in spans(cure) if span.startswith("sudo ")]:
+    for command in [span for span in spans(fix) if span.startswith("sudo ")]:
         shell.run(command)
     postfix.wait_for("the domain's mail", lambda: accepts(postfix, message))
     installed.wait_until_empty()

@@ -1,4 +1,4 @@
-"""--check and --status with the real Postfix: a cure takes effect, and the queue is seen as it is."""
+"""--check and --status with the real Postfix: a fix takes effect, and the queue is seen as it is."""
 
 from __future__ import annotations
 
