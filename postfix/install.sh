@@ -346,7 +346,7 @@ require_guarded_home() {
         [ ! -L "$path" ] ||
             fail "$path is a link, which may lead elsewhere later: name the directory itself with --home"
         [ ! -e "${parent:-/}" ] || [ -L "$parent" ] || is_guarded "${parent:-/}" "$path" ||
-            fail "others than root could replace $path: let only root write in ${parent:-/}, or choose another directory with --home"
+            fail "accounts other than root could replace $path: let only root write in ${parent:-/}, or choose another directory with --home"
         path=$parent
     done
 }

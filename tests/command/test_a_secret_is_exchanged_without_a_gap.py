@@ -107,7 +107,7 @@ def test_a_secret_that_ends_between_two_messages_costs_none_of_them(
     assert home.log().count("WARNING: API_SECRET is refused, API_SECRET_NEXT takes its place: ") == 1
 
     (notice,) = notices(sandbox)
-    assert "API_SECRET is refused since 20" in notice.subject
+    assert "API_SECRET has been refused since 20" in notice.subject
     text = notice.raw.decode()
     assert INTO_API_SECRET in text and "API_ID_NEXT to API_ID" in text and "API_EXPIRATION_DATE" in text
     assert ("next-id" if provider == "ses" else "client-id") in text
@@ -390,7 +390,7 @@ def test_the_date_is_that_of_the_old_one(
     found = json.loads(shown.stdout)
     assert (found["credential_days"], found["credential_next"]["in_use"]) == (None, True)
     (problem,) = [text for text in found["problems"] if "API_SECRET" in text]
-    assert problem.startswith("API_SECRET is refused since 20") and INTO_API_SECRET in problem
+    assert problem.startswith("API_SECRET has been refused since 20") and INTO_API_SECRET in problem
     assert "\ncredentials: API_SECRET_NEXT is in use\n" in by_hand(home, "--status").stdout
     assert not any("credentials expire" in text for text in found["problems"])
 

@@ -113,9 +113,9 @@ def link_as_log(chain: Chain) -> None:
 
 
 WIDE = "others could hold the relay's lock, or change its files"
-OPEN = "others than root can change {}, and so the program or its configuration"
+OPEN = "accounts other than root can change {}, and so the program or its configuration"
 CLOSE = "chown root:$(id -g nobody) HOME; chmod 1770 HOME"
-CACHE = "others than root could change HOME/__pycache__/…"
+CACHE = "accounts other than root could change HOME/__pycache__/…"
 CACHE_CURE = "rm -r HOME/__pycache__; HOME/postfix-api-relay --check"
 # Without a terminal of root's.
 AS_NOBODY, APART = "setsid -w runuser -u nobody --", "</dev/null 2>&1 | cat"
@@ -828,7 +828,7 @@ def test_a_tenant_whose_program_lies_in_an_open_home(chain: Chain, sandbox: Sand
 
 def test_a_directory_above_that_others_can_write_to(chain: Chain) -> None:
     chain.home.path.parent.chmod(0o777)
-    text = f"FAIL  others than root can change {chain.home.path.parent}, and so the program or its"
+    text = f"FAIL  accounts other than root can change {chain.home.path.parent}, and so the program or its"
     assert chain.check().problems == [
         f"{text} configuration; move the relay, for example to /opt/postfix-relay"
     ]

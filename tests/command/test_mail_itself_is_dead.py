@@ -115,7 +115,7 @@ def test_an_event_is_told_once(
     assert sandbox.accepted == []
     status = by_hand(watched, "--status")
     assert status.returncode == 2
-    assert "no mail goes out since " in status.stdout.splitlines()[0]
+    assert "no mail has gone out since " in status.stdout.splitlines()[0]
     assert ", 7 attempts failed; told: log and webhook" in status.stdout
     again(sandbox)
     for _ in range(3):

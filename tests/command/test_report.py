@@ -169,7 +169,7 @@ def test_a_test_by_hand_is_no_device(home: RelayHome, sandbox: Sandbox) -> None:
     assert "queue_id='test'" in home.log()
     found = report(home)
     assert (found["senders"], found["messages"], found["unread_lines"]) == ([], 0, 0)
-    assert "no message is in the log" in text_of(home)
+    assert "there are no messages in the log" in text_of(home)
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_a_log_without_a_line(home: RelayHome, there: bool) -> None:
     found = report(home)
     assert (found["messages"], found["senders"], found["busiest_minute"]) == (0, [], None)
     assert found["problems"] == ([] if there else [f"{LOG}: No such file or directory"])
-    assert "\nno message is in the log\n" in text_of(home)
+    assert "\nthere are no messages in the log\n" in text_of(home)
 
 
 def test_a_directory_that_cannot_be_listed(home: RelayHome) -> None:
@@ -570,7 +570,7 @@ def test_a_log_without_an_end_is_given_up(home: RelayHome) -> None:
     os.truncate(put(home, ""), 1 << 42)
     found = json.loads(by_hand(home, "--report", "--format", "json").stdout)
     assert found["messages"] == 1
-    assert found["problems"] == [f"{LOG}: not read to its end: 1 s are over"]
+    assert found["problems"] == [f"{LOG}: not read to its end: 1 s have passed"]
 
 
 def test_a_log_larger_than_the_memory_is_given_up(home: RelayHome) -> None:

@@ -198,9 +198,7 @@ def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:
     (home.path / ".progress-Directory-1").mkdir()
     shown = watched.show()
     assert shown.status == 1
-    assert shown.text.startswith(
-        "POSTFIX-API-RELAY WARNING - drafts that a later delivery is to delete: 1 | "
-    )
+    assert shown.text.startswith("POSTFIX-API-RELAY WARNING - drafts for a later delivery to delete: 1 | ")
     window = watched.json()["window"]
     assert (window["drafts_left"], window["unfinished"]) == (1, 6)
 
@@ -315,7 +313,7 @@ def test_who_has_most_of_the_queue(
     sender, number, total = storm
     assert (found["sender"], found["messages"]) == (sender, number)
     assert metrics[f"storm_messages {sender}"] == number
-    text = f"{sender!r} has {number} of the {total} messages that wait; as root, set them aside with: "
+    text = f"{sender!r} has {number} of the {total} waiting messages; as root, set them aside with: "
     assert f" - {text}{found['command']} | " in shown.text
 
 
@@ -338,7 +336,7 @@ def test_a_postfix_that_does_not_run(watched: Watched) -> None:
     watched.queue(("deferred", 5), warning=DOWN)
     shown = watched.show()
     assert shown.status == 2
-    assert " - Postfix does not run | " in shown.text
+    assert " - Postfix is not running | " in shown.text
     assert "\nqueue:       0 hold, 1 deferred, " in shown.text
     said = "postqueue: fatal: Queue report unavailable - mail system is down"
     watched.queue(warning=f"{said}\n", status=69)
@@ -499,7 +497,7 @@ def test_a_pause_that_is_over_has_no_reason(watched: Watched) -> None:
 
 @pytest.mark.parametrize(
     ("config", "text", "limit"),
-    [({}, "limit not asked for yet", None), ({"RATE_LIMIT_PER_MINUTE": 0}, "no limit", 0)],
+    [({}, "limit not known yet", None), ({"RATE_LIMIT_PER_MINUTE": 0}, "no limit", 0)],
 )
 def test_a_limit_that_is_not_known_or_none(
     watched: Watched, config: dict[str, int], text: str, limit: int | None
@@ -633,7 +631,7 @@ def test_refused_credentials_are_critical_at_once(
     shown = watched.show()
     assert shown.status == 2
     summary = shown.text.splitlines()[0]
-    assert " - no mail goes out since " in summary
+    assert " - no mail has gone out since " in summary
     # One event is told once.
     assert "the provider refuses" not in summary
     for part in (
@@ -659,7 +657,7 @@ def test_a_refused_mailbox_is_a_warning_until_its_mail_is_accepted(
         found = watched.json()
         assert found["status"] == "WARNING"
         (problem,) = found["problems"]
-        assert f"the provider refuses mail of {UPS} since " in problem
+        assert f"the provider has refused mail of {UPS} since " in problem
         assert "ErrorAccessDenied: Access is denied.; check what the app or key may send as" in problem
     if defer:
         assert by_hand(watched.home, "--send-test", RECIPIENT).returncode == 0
@@ -708,7 +706,7 @@ def test_one_refused_message_is_a_warning(
     shown = watched.show()
     assert shown.status == 1
     whose = f"{UPS}, message 4ZxTestQid" if defer else UPS
-    assert f" - the provider refuses mail of {whose} since " in shown.text
+    assert f" - the provider has refused mail of {whose} since " in shown.text
     assert re.search(r"\nlast error:  .* [45]\.6\.0 Graph sendMail failed: HTTP 400 NeverHeardOf", shown.text)
     assert send(deliver) == "sent"
     assert watched.show().status == 0

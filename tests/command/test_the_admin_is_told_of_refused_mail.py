@@ -121,18 +121,18 @@ def test_a_bounce_that_is_the_first_to_be_refused_keeps_nothing_back(
 
 
 def test_status_warns_meanwhile(sandbox: Sandbox, shipped: RelayHome, deliver: Deliver) -> None:
-    """It ends with 2 here since there is no Postfix."""
+    """It exits with 2 here because there is no Postfix."""
 
     def problems() -> list[str]:
         found = json.loads(by_hand(shipped, "--status", "--format", "json").stdout)
         assert found["status"] == "CRITICAL"
-        return [text for text in found["problems"] if "the provider refuses" in text]
+        return [text for text in found["problems"] if "the provider has refused" in text]
 
     assert problems() == []
     sandbox.answer("sendMail", GONE)
     send(deliver, ALERTS)
     (problem,) = problems()
-    assert f"the provider refuses mail of {ALERTS} since " in problem
+    assert f"the provider has refused mail of {ALERTS} since " in problem
     assert "4.1.8 Graph sendMail failed: HTTP 404 MailboxNotEnabledForRESTAPI" in problem
     done = by_hand(shipped, "--status")
     assert done.returncode == 2
@@ -152,7 +152,7 @@ def test_status_names_a_message_that_is_refused_alone(
     sandbox.answer("sendMail", answer)
     assert deliver(mail(), "to@external.com", queue_id="4zStuck").dsn == "4.6.0"
     assert (
-        f"the provider refuses mail of {ALERTS}, message 4zStuck since "
+        f"the provider has refused mail of {ALERTS}, message 4zStuck since "
         in by_hand(shipped, "--status").stdout
     )
     # It stops no other, and is over once it is accepted itself.
@@ -166,8 +166,8 @@ def test_status_names_refused_credentials(sandbox: Sandbox, shipped: RelayHome, 
     sandbox.answer("token", provided("entra/secret-expired"))
     send(deliver, ALERTS)
     said = by_hand(shipped, "--status").stdout
-    assert "no mail goes out since " in said
-    assert "the provider refuses all mail since " not in said
+    assert "no mail has gone out since " in said
+    assert "the provider has refused all mail since " not in said
     assert "refused:     the credentials (asked again in " in said
 
 

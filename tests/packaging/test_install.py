@@ -832,7 +832,7 @@ def test_a_home_that_others_can_replace_is_refused(machine: Machine, kind: str, 
         assert f"{link} is a link, which may lead elsewhere later: name the directory itself" in complaint
     else:
         assert (
-            f"others than root could replace {machine.home}: let only root write"
+            f"accounts other than root could replace {machine.home}: let only root write"
             f" in {above}, or choose another directory with --home\n"
         ) in complaint
     assert (machine.tree(), machine.has_account()) == (before, False)

@@ -261,7 +261,9 @@ def test_the_bytecode_that_it_plants_would_run(attacked: Attacked) -> None:
         [attacked.home / SCRIPT.name, "--version"], user=account.pw_uid, group=account.pw_gid, timeout=60
     )
     assert os.listdir(attacked.marks) == [f"ran-as-{account.pw_uid}"]
-    assert f"FAIL  others than root could change {attacked.home}/__pycache__/" in attacked.check().stdout
+    assert (
+        f"FAIL  accounts other than root could change {attacked.home}/__pycache__/" in attacked.check().stdout
+    )
     attacked.expect_nothing()
 
 
@@ -283,7 +285,7 @@ def test_the_previous_version_is_upgraded(attacked: Attacked) -> None:
     machine.as_before()
     kept = {name: (attacked.home / name).read_bytes() for name in (CONFIG, SECRETS, LOG)}
     problems = [line for line in attacked.check().stdout.splitlines() if line.startswith("FAIL  ")]
-    assert any(f"others than root can change {attacked.home}, " in line for line in problems)
+    assert any(f"accounts other than root can change {attacked.home}, " in line for line in problems)
     said = machine.install()
     assert f"set owner and mode of {attacked.home}\nreplace {attacked.home}/{SCRIPT.name}\n" in said
     attacked.expect_roots()

@@ -87,7 +87,7 @@ def test_exactly_its_mail_is_held(
     shown = by_hand(home, "--status", "--postfix-config", postfix.config)
     assert shown.returncode == 1
     found = re.fullmatch(
-        rf"POSTFIX-API-RELAY WARNING - (.*) has {NUMBER} of the {len(everything)} messages that wait;"
+        rf"POSTFIX-API-RELAY WARNING - (.*) has {NUMBER} of the {len(everything)} waiting messages;"
         r" as root, set them aside with: ([ -{}~]+) \| .*",
         shown.stdout.splitlines()[0],
     )

@@ -140,5 +140,5 @@ def test_status_sees_the_queue(sandbox: Sandbox, home: RelayHome, once: PrivateP
     assert " Graph sendMail failed: HTTP 503" in text
     once.stop()
     code, text = status(home, once)
-    assert (code, text.split(" | ")[0]) == (2, f"POSTFIX-API-RELAY CRITICAL - Postfix does not run; {late}")
+    assert (code, text.split(" | ")[0]) == (2, f"POSTFIX-API-RELAY CRITICAL - Postfix is not running; {late}")
     assert "\nqueue:       0 hold, 1 deferred, " in text
