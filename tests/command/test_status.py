@@ -633,7 +633,7 @@ def test_refused_credentials_are_critical_at_once(
     summary = shown.text.splitlines()[0]
     assert " - no mail has gone out since " in summary
     # One event is told once.
-    assert "the provider refuses" not in summary
+    assert "the provider has refused" not in summary
     for part in (
         "4.7.0" if defer else "5.7.8",
         "AADSTS7000222",

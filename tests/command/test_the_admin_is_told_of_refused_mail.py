@@ -159,7 +159,7 @@ def test_status_names_a_message_that_is_refused_alone(
     assert deliver(mail(), "to@external.com", queue_id="4zOther").verdict == "sent"
     assert by_hand(shipped, "--status").returncode == 2
     assert deliver(mail(), "to@external.com", queue_id="4zStuck").verdict == "sent"
-    assert "the provider refuses" not in by_hand(shipped, "--status").stdout
+    assert "the provider has refused" not in by_hand(shipped, "--status").stdout
 
 
 def test_status_names_refused_credentials(sandbox: Sandbox, shipped: RelayHome, deliver: Deliver) -> None:
