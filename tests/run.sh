@@ -44,6 +44,7 @@ install_packages \
     postfix postfix postfix \
     logrotate logrotate logrotate \
     strace strace strace \
+    pgrep procps procps-ng \
     ip iproute2 iproute \
     checkmodule checkpolicy checkpolicy \
     semodule_package semodule-utils policycoreutils \

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import email.header
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -437,7 +439,7 @@ def test_who_died_while_it_told_is_followed_by_another(
     assert send(deliver).verdict == "deferred"
     webhook.wait_for(1)
     (teller,) = processes(watched)
-    subprocess.run(["kill", "-KILL", str(teller)], check=True)
+    os.kill(teller, signal.SIGKILL)
     settle(watched)
     webhook.hangs = False
     pass_by_incident(watched, AGAIN_SECONDS)

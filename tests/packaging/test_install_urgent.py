@@ -296,4 +296,6 @@ def test_uninstalling_takes_it_away(machine: Machine) -> None:
 
 
 def test_postfix_has_nothing_to_complain_of(fresh: Machine) -> None:
-    assert run("postfix", "-c", str(fresh.postfix.config), "check") == ""
+    said = run("postfix", "-c", str(fresh.postfix.config), "check").splitlines()
+    # Debian's names each file that it copies into a chroot.
+    assert [line for line in said if not line.startswith("updating /etc/")] == []
