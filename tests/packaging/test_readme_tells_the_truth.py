@@ -111,8 +111,11 @@ def setting_rows(relay: ModuleType, kind: type) -> list[list[str]]:
 
 def test_the_settings_are_the_scripts(relay: ModuleType) -> None:
     rows = setting_rows(relay, relay.RelayConfig)
-    # What a value must be is said by the log, and by --check, where it is not.
     assert table("relay-config.json") == [[key, about, default] for key, about, _must_be, default in rows]
+    example = json.loads((PROJECT / "relay-config.json.example").read_text(encoding="utf-8"))
+    assert table("Values of relay-config.json") == [
+        [key, must_be, f"`{json.dumps(example[key.strip('`')])}`"] for key, _about, must_be, _default in rows
+    ]
     assert table("api-secrets.json") == setting_rows(relay, relay.ApiSecrets)
 
 
