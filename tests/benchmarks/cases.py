@@ -21,9 +21,9 @@ ALERTS, NULL_SENDER = "alerts@domain.com", "MAILER-DAEMON"
 
 
 class Target(NamedTuple):
-    """The most that the ratio to the floor may be; for memory: what is over the floor, in messages.
+    """The highest ratio to the floor that is allowed; for memory: the excess over the floor, in messages.
 
-    With `over` it is over what the relay needs for that other case.
+    With `over` it is the excess over what the relay needs for that other case.
     """
 
     figure: Figure

@@ -103,7 +103,7 @@ QUICK = Scale(
 
 
 class Scenario(NamedTuple):
-    """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never for 0.
+    """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never if that is 0.
 
     Besides, `urgent` alerts come in each window, for as long as the limit lets the storm last.
     """

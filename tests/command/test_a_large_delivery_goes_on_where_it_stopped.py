@@ -446,7 +446,7 @@ def test_what_is_malformed_counts_as_nothing(
 def test_another_sender_since_the_draft_was_made(
     sandbox: Sandbox, home: RelayHome, answer: Answer, mailbox: str
 ) -> None:
-    """A draft whose fate is not known is looked up in its own mailbox; any other is abandoned for a new one."""
+    """A draft of unknown fate is looked up in its own mailbox; any other is abandoned for a new one."""
     given = scan(0.025, From=None)
     sandbox.answer("send", answer)
     assert pipe(home, given, RECIPIENT, sender="printer@elsewhere.com").verdict == "deferred"

@@ -1,4 +1,4 @@
-"""A recipient that is not an address does not keep the others from getting the mail."""
+"""A recipient that is not an address does not keep the mail from the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipient that the provider refuses, and does not name, does not keep the others from getting the mail."""
+"""A recipient that the provider refuses but does not name does not keep the mail from the others."""
 
 from __future__ import annotations
 

@@ -779,7 +779,7 @@ def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
 
 
 def test_the_guides_layout_is_told_of(chain: Chain) -> None:
-    """The account owns everything, and can change what root starts; each fix is safe, and together they help."""
+    """The account owns everything and can change what root starts; each fix is safe, and all help."""
     own = chain.home.own
     chain.home.path.chmod(0o750)
     for path in (chain.home.path, *chain.home.path.rglob("*")):
