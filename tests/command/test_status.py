@@ -636,7 +636,7 @@ def test_refused_credentials_are_critical_at_once(
     assert shown.status == 2
     summary = shown.text.splitlines()[0]
     assert " - no mail goes out since " in summary
-    # One event is reported once.
+    # One event is told once.
     assert "the provider refuses" not in summary
     for part in (
         "4.7.0" if defer else "5.7.8",
