@@ -68,7 +68,7 @@ upgrade: it changes only what differs, and keeps what you have changed since.
   --user NAME                the relay's account (default: as it is, $SHIPPED_ACCOUNT at first)
   --postfix-config DIR       Postfix's configuration (default: /etc/postfix)
   --logrotate-config DIR     logrotate's configuration (default: /etc/logrotate.d)
-  --replace-mta              let Postfix replace another mail server, which apt then removes
+  --replace-mta              let Postfix replace another mail server, such as exim4, which apt then removes
   --i-know-this-is-an-open-relay
                              allow networks that are not private
   --help, -h                 print this
@@ -631,7 +631,7 @@ set_owner_and_mode() {
 }
 
 # content_of FILE: of a file in the home. Root reads only its own files without hard links; the account itself reads
-# the others, wherever they lead. It would wait for ever for a pipe.
+# the others, wherever they lead. It would wait forever for a pipe.
 content_of() {
     if [[ "$(stat -c '%F %h %U' "$1")" = "regular "*" 1 root" ]]; then
         cat "$1"
@@ -790,7 +790,7 @@ remove_module() {
 # ---------------------------------------------------------------- Postfix
 
 # saved [NAME]: what this script keeps about a Postfix configuration: original/ has the files from before the
-# installation, installed/ what was set last, and pending what Postfix has still to be told. It is not in the relay's
+# installation, installed/ what was set last, and pending what Postfix still has to do. It is not in the relay's
 # home: the account must not decide how Postfix is configured.
 saved() {
     echo "$POSTFIX_CONFIG/postfix-api-relay.saved${1:+/$1}"
@@ -1449,7 +1449,7 @@ check_relay() {
     cat <<END
 The installation is complete; what the check found is still to be done:
  1. Edit $RELAY_HOME/$SECRETS (the provider and its credentials) and
-    $RELAY_HOME/relay-config.json (who may send as whom, and who is told);
+    $RELAY_HOME/relay-config.json (who may send as whom, and who is notified);
     the first one as its owner: sudoedit -u $ACCOUNT FILE
  2. Check again: sudo $(check_command)
  3. Send one message through Postfix: sudo $(send_command ADDRESS)

@@ -29,15 +29,15 @@ HANG_SECONDS, NIGHTLY_HANG_SECONDS = 900, 6 * 3600
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options for what takes too long for every run, and for what takes for ever."""
+    """Add the options for tests that take too long for every run, and for those that take hours."""
     parser.addoption("--nightly", action="store_true", help="the long forms of the fault tests; hours")
     parser.addoption("--hang-seconds", type=float, help="after which a test that has not ended never will")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for what the tests measure, and let nothing depend on who has started them, and where."""
+    """Make room for the tests' measurements, and let nothing depend on who has started them, and where."""
     config.stash[FIGURES] = []
-    # What a test prints is caught, but not yet.
+    # A test's output is captured, but not at this point.
     config.stash[STDERR] = os.dup(2)
     # As pipe(8) has it, for UTC.
     os.environ["TZ"] = ""
@@ -72,7 +72,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
-    """Go on after a failure, at which pytest calls it off: what a test does at its end can hang, too."""
+    """Keep the timer after a failure, where pytest would cancel it: a test's teardown can hang, too."""
     if isinstance(node, pytest.Item):
         watch(node.config)
 

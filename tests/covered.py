@@ -6,8 +6,9 @@ The script starts Python with -I and -S, so neither a .pth file nor sitecustomiz
 Here the tests run in a copy of the project in which the script's first line names a runner instead of Python.
 The runner starts coverage, does what the first line does, and saves the findings before each os._exit().
 
-Not measured: a process that a signal ends, and the unit tests with other versions of Python. Tests that count
-system calls, measure time or memory, or compare the first line mean nothing here; they are left out.
+Not measured: a process that is killed by a signal, and the unit tests with other versions of Python. Tests
+that count system calls, measure time or memory, or compare the first line mean nothing here; they are left
+out.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def prepare(place: Path) -> Path:
 
 
 def lines_in(data: Path) -> set[int]:
-    """Return the numbers of all lines that were run, of whatever copy of the script."""
+    """Return the numbers of all lines that were run, of every copy of the script."""
     found: set[int] = set()
     for file in data.iterdir():
         kept = CoverageData(str(file))
@@ -127,13 +128,13 @@ def is_docstring(node: ast.stmt) -> bool:
 
 
 def typing_only(node: ast.AST) -> Iterable[ast.AST]:
-    """Return what stands in an "if TYPE_CHECKING:"."""
+    """Return the lines within an "if TYPE_CHECKING:"."""
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         yield from (part for statement in node.body for part in ast.walk(statement))
 
 
 def report(source: str, run: set[int]) -> str:
-    """Return what was not run, line by line, and the share of the statements that was."""
+    """Return the lines that were not run, and the share of the statements that were."""
     lines, wanted = source.split("\n"), statements(source)
     missed = [first for first, last in sorted(wanted.items()) if not run & {*range(first, last + 1)}]
     share = 1 - len(missed) / len(wanted)
@@ -156,7 +157,7 @@ def main(arguments: list[str]) -> int:
             f"--include=*/{SCRIPT}",
         ]
         done = [subprocess.run([*python, *unit, "-m", "pytest", "-q", "tests/unit"], cwd=copy)]
-        # What is given in their place: paths of tests, or options.
+        # The arguments that replace them: paths of tests, or options.
         rest = arguments or ["tests", "--ignore=tests/unit"]
         done.append(subprocess.run([*python, "pytest", "-q", "-n", "4", *left_out, *rest], cwd=copy))
         print(report((copy / SCRIPT).read_text(encoding="utf-8"), lines_in(place / "data")))

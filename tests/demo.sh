@@ -1,7 +1,7 @@
 #!/bin/bash
 # Shows the relay at work, with one command on a fresh Debian, Ubuntu, Fedora or RHEL machine:
 #     sudo tests/demo.sh
-# The guide's test messages go through a private Postfix to a stand-in for the provider. The machine's own
+# The manual's test messages go through a private Postfix to a stand-in for the provider. The machine's own
 # Postfix is neither read nor changed, and nothing is left running.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""From a fresh system to delivered mail, as an admin goes it; run by fresh.sh, alone in its namespaces.
+"""From a fresh system to delivered mail, as an admin does it; run by fresh.sh, alone in its namespaces.
 
 The argument is a root with the project in /project, where apt has the packages that the installer wants. The
 provider is on this side of the root. Exits 0 only if every message arrived.
@@ -37,7 +37,9 @@ class Root:
         self.path = path
 
     def run(self, *command: str, message: bytes = b"", status: int = 0) -> str:
-        """Run a command in it and show it; its output, or SystemExit when it ends with another status."""
+        """Run a command in it and show it; return its output, or raise SystemExit if it exits with another
+        status.
+        """
         print("$", *(word if "\n" not in word else "..." for word in command), flush=True)
         done = subprocess.run(
             ["chroot", str(self.path), *command],

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Goes from a fresh Debian to a delivered message, and runs README.md's two commands for the tests, in root file
+# Goes from a fresh Debian to a delivered message, and runs the manual's two commands for the tests, in root file
 # systems made by debootstrap:
 #     sudo tests/run.sh --fresh [--quick-start] [RELEASE...]
 # With --quick-start it does only the first, which takes some minutes.

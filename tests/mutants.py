@@ -57,7 +57,7 @@ class Mutator:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        # Not splitlines(): a form feed ends no line of Python's.
+        # Not splitlines(): in Python's source a form feed does not end a line.
         lines = source.split("\n")
         self.starts = [0]
         for line in lines:

@@ -119,7 +119,7 @@ for version in $(printf '%s\n' "${!checks[@]}" | sort -V); do
 done
 [ -z "$failed" ] || fail "failed with Python$failed"
 
-# With the kernel's default of 10 lines, master(8) can wait for ever for a reader of Postfix's log that it has still
+# With the kernel's default of 10 lines, master(8) can wait forever for a reader of Postfix's log that it still has
 # to start itself. systemd raises it everywhere; if this machine does not allow that, the tests run without it.
 waiting_lines=/proc/sys/net/unix/max_dgram_qlen
 if [ "$(cat $waiting_lines)" -lt 512 ] && [ -w $waiting_lines ]; then

@@ -1,4 +1,4 @@
-"""What is measured, against which floor, and the ratio to reach: the rows of the table."""
+"""The cases that are measured, the floor of each, and the ratio to reach: the rows of the table."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Figure = Literal["cpu", "wall", "memory"]
 # "upload": those of a draft.
 Floor = Literal["start", "import", "deliver", "upload"]
 
-# Medians of so many runs; --runs changes it for all.
+# The number of runs of which the median counts; --runs changes it for all.
 SHORT, LONG, LARGE = 31, 15, 7
 MB = 1_000_000
-# Calls in the window: some, and as many as it takes.
+# Calls in the window: some, and as many as it holds.
 ROOM, FULL = 10, 28
 ALERTS, NULL_SENDER = "alerts@domain.com", "MAILER-DAEMON"
 
 
 class Target(NamedTuple):
-    """The most that the ratio to the floor may be; for memory: what is over the floor, in messages.
+    """The highest ratio to the floor that is allowed; for memory: the excess over the floor, in messages.
 
-    With `over` it is over what the relay needs for that other case.
+    With `over` it is the excess over what the relay needs for that other case.
     """
 
     figure: Figure
@@ -32,12 +32,12 @@ class Target(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A way of a message through the relay, and the least that a program could do in its place.
+    """A path of a message through the relay, and the least that a program could do in its place.
 
-    `size` is the message's in bytes, `listed` how many addresses To has, of which the first is the
-    recipient, `calls` how many the window has, `status` the exit status that is expected.
-    With `store` the relay trusts, besides the provider's own authority, all that the machine does.
-    `credential` is API_CREDENTIAL; with `renewed` none is in the cache when the message comes.
+    `size` is the message's in bytes, `listed` how many addresses To has, of which the first is the recipient,
+    `calls` how many the window has, `status` the expected exit status. With `store` the relay trusts all
+    authorities of the machine, besides the provider's own. `credential` is API_CREDENTIAL; with `renewed`
+    none is in the cache when the message comes.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Case(NamedTuple):
 
     @property
     def sender(self) -> str:
-        """The envelope's sender: nobody where the message is refused, as a notice would be a delivery."""
+        """The envelope's sender: empty if the message is refused, because a notice would be a delivery."""
         return NULL_SENDER if self.status == 1 else ALERTS
 
     @property
     def recipients(self) -> list[str]:
-        """The envelope's recipients: more than a call takes would be several calls."""
+        """The envelope's recipients: more than one call takes would need several calls."""
         return [address(0)]
 
     def message(self) -> bytes:
@@ -136,7 +136,7 @@ CASES = (
     Case("to-10000", "10,000 in To, one recipient", "deliver", LONG, listed=10_000),
 )
 
-# Time that grows with the square of the length could hide behind the start-up: hence the net ones.
+# Time that grows with the square of the length could hide behind the start-up: hence the net figures.
 GROWTHS = (
     Growth("to-growth", "10,000 over 1,000 in To", "to-10000", "to-1000"),
     Growth("to-growth-net", "the same, both less 1 in To", "to-10000", "to-1000", "to-1"),

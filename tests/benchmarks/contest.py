@@ -1,4 +1,4 @@
-"""Runs the relay and its floor in turns, in the same way, and says what each took."""
+"""Runs the relay and its floor in turn, in the same way, and says what each took."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Figures(NamedTuple):
 
     @property
     def ratios(self) -> Usage:
-        """How many times what the floor took; infinite where that is nothing."""
+        """The ratio to what the floor took; infinite if that is nothing."""
         return Usage(*(mine / least if least > 0 else inf for mine, least in zip(*self)))
 
 
@@ -58,7 +58,7 @@ class Program(NamedTuple):
 class Contest:
     """A case that is set up and warmed up.
 
-    Raises AssertionError for an end, or for calls of the provider, that are not the expected.
+    Raises AssertionError if its end, or its calls of the provider, are not as expected.
     """
 
     def __init__(self, case: Case, provider: Provider, home: RelayHome) -> None:
@@ -76,7 +76,7 @@ class Contest:
         self._check_calls()
 
     def turn(self) -> Figures:
-        """Let the relay deliver the message, and the floor do only what cannot be left out."""
+        """Let the relay deliver the message, and the floor do only the indispensable."""
         ours = self._relay()
         self._check_calls(token=self.case.renewed)
         floor = self._floor()
@@ -104,8 +104,9 @@ class Contest:
         return usage
 
     def _check_calls(self, token: bool = False) -> None:
-        """One accepted call where the message is to be delivered, or those of a draft, else none, and one for
-        a token if the provider gives it."""
+        """One accepted call if the message is to be delivered, or those of a draft, otherwise none, and one
+        for a token if the provider gives one.
+        """
         answered = [(request.role, request.status) for request in self._provider.requests()]
         calls = [call for call in answered if call != ("range", 200)]
         expected = [] if self.case.status else CALLS.get(self.case.floor, CALLS[self.case.provider])
@@ -155,41 +156,41 @@ def sign_in(case: Case, provider: Provider, home: RelayHome) -> None:
 
 
 def machine_store() -> bytes:
-    """What requests trusts on this machine where nothing is configured."""
+    """What requests trusts on this machine if nothing is configured."""
     find = "import requests.certs; print(requests.certs.where(), end='')"
     found = subprocess.run([PYTHON, "-I", "-c", find], capture_output=True, check=True, text=True)
     return Path(found.stdout).read_bytes()
 
 
 def graph_call(home: RelayHome, request: Recorded) -> Program:
-    """What floors/graph.py is to be told, after the authorities, to send this request once more."""
-    # The length is requests' own to write.
+    """The arguments of floors/graph.py, after the authorities, to send this request once more."""
+    # requests writes the length itself.
     fields = [f"{name}: {value}" for name, value in request.headers.items() if name != "content-length"]
     return Program([home.endpoint + request.path, *fields], request.body)
 
 
 def upload_of(home: RelayHome, requests: Sequence[Recorded]) -> list[str]:
-    """What floors/upload.py is to be told, after the authorities, to upload the same once more."""
+    """The arguments of floors/upload.py, after the authorities, to upload the same once more."""
     seen = {request.role: request for request in reversed(requests)}
     draft, octets = seen["draft"], seen["range"].headers["content-length"]
     return [home.endpoint + draft.path, draft.headers["authorization"], draft.body.decode(), octets]
 
 
 def account_of(home: RelayHome) -> list[str]:
-    """The endpoint, and who asks with a secret."""
+    """The endpoint, and the client that signs in with a secret."""
     secrets = json.loads((home.path / "api-secrets.json").read_text())
     return [secrets[key] for key in ("API_ENDPOINT", "API_TENANT_OR_REGION", "API_ID", "API_SECRET")]
 
 
 def ses_call(account: list[str], request: Recorded) -> Program:
-    """What floors/ses.py is to be told, after the authorities, to send this request's message once more."""
+    """The arguments of floors/ses.py, after the authorities, to send this request's message once more."""
     call = json.loads(request.body)
     envelope = [call["FromEmailAddress"], *call["Destination"]["ToAddresses"]]
     return Program([*account, *envelope], base64.b64decode(call["Content"]["Raw"]["Data"]))
 
 
 def show_progress(done: int, last: int) -> None:
-    """Say how far it is, to a person who waits."""
+    """Show the progress to a person who waits."""
     if sys.stderr.isatty():
         print(f"turn {done + 1} of {last}", end="\r", file=sys.stderr, flush=True)
 
@@ -200,7 +201,7 @@ def middle(turns: Sequence[Figures]) -> Figures:
 
 
 def measure(cases: Sequence[Case], runs: int | None) -> dict[str, Figures]:
-    """The figures of cases by name, medians of as many turns as the case wants, or of `runs`.
+    """The figures of cases by name, medians of as many runs as the case wants, or of `runs`.
 
     The cases take turns as well, so that a slow minute of the machine falls on all of them.
     """

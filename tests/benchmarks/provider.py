@@ -1,4 +1,6 @@
-"""The sandbox in a process of its own, so that it shares no interpreter lock with what measures."""
+"""The sandbox in a process of its own, so that it does not share the interpreter lock of the measuring
+process.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from helpers.aws_metadata import AwsMetadata
 from helpers.metadata import Metadata
 from sandbox import Recorded, Sandbox
 
-# What Exchange can be told to take.
+# The largest size that Exchange can be set to take.
 LARGEST_MESSAGE = 150_000_000
 
 
@@ -57,7 +59,7 @@ class Provider:
         self._process.submit(_register, certificate).result()
 
     def requests(self) -> list[Recorded]:
-        """The requests since the last question, which are forgotten then."""
+        """The requests since the last call of this function, which forgets them."""
         return self._process.submit(_requests).result()
 
     def wait_for(self, count: int, patience: float) -> list[Taken]:
@@ -77,7 +79,7 @@ class Provider:
         return taken
 
 
-# What follows runs in the process of the sandbox.
+# The following functions run in the process of the sandbox.
 _running: list[Sandbox] = []
 _services = ExitStack()
 

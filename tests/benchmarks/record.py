@@ -1,4 +1,4 @@
-"""Figures in a file, and what has changed since they were written."""
+"""Figures in a file, and the changes since they were written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from helpers.usage import Usage
 
 # Larger changes are marked.
 NOTABLE = 0.10
-# Versions of what a delivery is made of.
+# The versions of the packages that a delivery uses.
 VERSIONS = """
 import platform, boto3, requests
 print(f"Python {platform.python_version()}, requests {requests.__version__}, boto3 {boto3.__version__}")
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """By how much it has grown: 0.1 for a tenth."""
+        """Its growth: 0.1 for a tenth."""
         return self.now / self.was - 1
 
     @property
@@ -60,7 +60,7 @@ def save(file: Path, measured: Mapping[str, Figures]) -> None:
 
 
 def rounded(usage: Usage) -> dict[str, float]:
-    """Figures by name, as exact as they can be told."""
+    """Figures by name, as exact as they are known."""
     return {name: round(value, 4) for name, value in usage._asdict().items()}
 
 
@@ -76,7 +76,7 @@ def surroundings() -> dict[str, str]:
 
 
 def commit() -> str:
-    """What git calls this state of the sources; empty where there is no git, or no checkout."""
+    """Git's name for this state of the sources; empty without git or a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--tags"]
     if not shutil.which(command[0]):
         return ""
@@ -91,7 +91,9 @@ def processor() -> str:
 
 
 def load(file: Path) -> tuple[str, dict[str, Figures]]:
-    """What the figures in a file were measured with, in a line, and the figures by path."""
+    """A line about the machine and versions that the figures in a file were measured with, and the figures by
+    path.
+    """
     content: dict[str, Any] = json.loads(file.read_text())
     paths = {
         name: Figures(Usage(**sides["ours"]), Usage(**sides["floor"]))
@@ -101,10 +103,10 @@ def load(file: Path) -> tuple[str, dict[str, Figures]]:
 
 
 def changes(was: Figures, now: Figures) -> list[Change]:
-    """What has become of the costs of a path.
+    """The change of the costs of a path.
 
-    Only processor time and memory count, in units of the floor's: seconds are those of one machine, and
-    what else that does changes even the ratio of wall times.
+    Only processor time and memory count, in units of the floor's: seconds depend on the machine, and its
+    other load changes even the ratio of wall times.
     """
     names, before, after = Usage._fields, was.ratios, now.ratios
     in_floors = [Change(old, new, name != "wall") for name, old, new in zip(names, before, after)]
@@ -112,7 +114,7 @@ def changes(was: Figures, now: Figures) -> list[Change]:
 
 
 def compare(was: Mapping[str, Figures], now: Mapping[str, Figures]) -> tuple[str, list[str]]:
-    """A table of the changes, and the paths that cost more than a tenth more; of those in both."""
+    """A table of the changes, and the paths that cost over a tenth more; only paths that both files have."""
     head = ["path"]
     for cost in ("CPU / floor", "wall / floor", "memory / floor", "CPU s"):
         head += [cost, "now", "change"]

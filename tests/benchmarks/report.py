@@ -1,4 +1,4 @@
-"""The table of what was measured, and the comparison with what was measured before."""
+"""The table of the measurements, and the comparison with earlier ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     others: Mapping[str, float] = {}
 
     def reached(self, target: Target) -> bool:
-        """Whether the relay is as good as it is to be."""
+        """Whether the relay is as good as it should be."""
         if target.figure == "memory":
             ours, floor = self.figures
             base = self.others[target.over] if target.over else floor.memory
@@ -50,14 +50,14 @@ def rows(measured: Mapping[str, Figures]) -> list[Row]:
 
 
 def minus(usage: Usage, *others: Usage) -> Usage:
-    """What one took more than others."""
+    """How much more one took than others."""
     for other in others:
         usage = Usage(*(ours - its for ours, its in zip(usage, other)))
     return usage
 
 
 def table(measured: Mapping[str, Figures]) -> str:
-    """The figures as a table: the relay's, the floor's, the ratio, and what that is to be."""
+    """The figures as a table: the relay's, the floor's, the ratio, and the ratio to reach."""
     head = ["path", "", *("CPU s", "floor", "ratio"), *("wall s", "floor", "ratio")]
     head += [*("MB", "floor", "ratio"), "to reach", "reached"]
     return aligned("<<>>>>>>>>><<", [head, *map(cells, rows(measured))])

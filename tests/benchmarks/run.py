@@ -1,4 +1,4 @@
-"""Measures what a message costs, beside the least that a program could do in the relay's place."""
+"""Measures what a message costs, compared with the least that a program could do in the relay's place."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How storms of messages leave the queue: through the real Postfix to the sandbox, a process of its own.
 
 Run as root, with the interpreter of the tests. Arguments choose scenarios or families of them ("guide",
-"wait-300"); without any all are run, which takes three quarters of an hour, and the machine should do nothing
+"wait-300"); without any, all are run. That takes three quarters of an hour, and the machine should do nothing
 else.
 """
 
@@ -43,7 +43,7 @@ NOISY = "network@domain.com"
 QUIET = "alerts@domain.com"
 RECIPIENT = "to@external.com"
 ALERT = "alert"
-# What install.sh --urgent keeps of the limit, and where tables lead urgent mail.
+# The reserve that install.sh --urgent sets, and the transport that tables send urgent mail to.
 RESERVE = 6
 URGENT = "apirelay-urgent"
 
@@ -85,7 +85,7 @@ class Scale(NamedTuple):
     scans: Mapping[str, str] = {}
 
 
-# A tenth of the times. Only shows that all works: starting a process takes as long as ever.
+# A tenth of the times. It only shows that everything works: starting a process takes as long as before.
 QUICK = Scale(
     window=6,
     limit=12,
@@ -103,7 +103,7 @@ QUICK = Scale(
 
 
 class Scenario(NamedTuple):
-    """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never for 0.
+    """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never if that is 0.
 
     Besides, `urgent` alerts come in each window, for as long as the limit lets the storm last.
     """
@@ -121,7 +121,7 @@ class Scenario(NamedTuple):
 
     @property
     def left(self) -> int:
-        """What of the limit is left to mail that is not urgent."""
+        """The part of the limit that is left for mail that is not urgent."""
         return self.limit - (RESERVE if self.urgent else 0)
 
     @property
@@ -139,7 +139,7 @@ class Arrival(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What was seen of a scenario."""
+    """The observations of a scenario."""
 
     began: float
     arrivals: list[Arrival]
@@ -160,14 +160,14 @@ class Run(NamedTuple):
 
     @property
     def alert_waited(self) -> float | None:
-        """Seconds from an alert's injection to its acceptance, the most of all; None without an alert."""
+        """Seconds from an alert's injection to its acceptance, the maximum; None without an alert."""
         injected = {arrival.subject: arrival.when for arrival in self.arrivals}
         waits = [taken.when - injected[taken.subject] for taken in self.taken if is_alert(taken.subject)]
         return max(waits, default=None)
 
 
 def is_alert(subject: str) -> bool:
-    """Whether a message is none of the storm itself."""
+    """Whether a message is not part of the storm itself."""
     return subject.startswith(ALERT)
 
 
@@ -221,7 +221,7 @@ def shared_storms(scale: Scale) -> Iterable[Scenario]:
 
 
 def urgent_storm(scale: Scale) -> Scenario:
-    """One process for the storm, at Graph's limit, and as many urgent alerts as places are kept for them."""
+    """One process for the storm, at Graph's limit, and as many urgent alerts as slots are kept for them."""
     return Scenario(
         f"urgent-{scale.urgent_storm}",
         f"wait, {RESERVE} urgent a window",
@@ -291,7 +291,7 @@ def storm(
 def inject(port: int, sender: str, subjects: Sequence[str]) -> list[Arrival]:
     """Send the messages, a hundred times as fast as they are delivered, in the order in which they arrive.
 
-    In one SMTP session: of messages in several at a time nobody could say which one was first.
+    In one SMTP session: with several, nobody could say which message came first.
     """
     arrivals = []
     with smtplib.SMTP("127.0.0.1", port, "device.domain.com", 60) as client:
@@ -299,7 +299,7 @@ def inject(port: int, sender: str, subjects: Sequence[str]) -> list[Arrival]:
         for subject in subjects:
             client.mail(sender)
             client.rcpt(RECIPIENT)
-            # Not sendmail(): that keeps the answer, and with it the queue id, to itself.
+            # Not sendmail(): it does not return the answer, which has the queue id.
             status, answer = client.data(mail(From=sender, Subject=subject).decode())
             assert status == 250, answer
             arrivals.append(Arrival(time.monotonic(), answer.decode().split()[-1], subject))
@@ -344,7 +344,7 @@ def storm_figures(scenario: Scenario, scale: Scale, run: Run, pace: float) -> di
 
 
 def busiest_window(scenario: Scenario, scale: Scale, taken: Sequence[Taken]) -> int:
-    """The most acceptances in any window, of one mailbox where each has a limit of its own."""
+    """The most acceptances in any window, of one mailbox if each has a limit of its own."""
     own = scenario.config.get("RATE_LIMIT_SCOPE") == "sender"
     times: dict[str, list[float]] = {}
     for message in taken:
@@ -389,7 +389,7 @@ STORM_HEAD = [
 
 
 def shown(number: float | None, form: str) -> str:
-    """A number, or a dash where there is none."""
+    """A number, or a dash if there is none."""
     return "-" if number is None else format(number, form)
 
 
@@ -409,7 +409,7 @@ THROUGHPUT_HEAD = ["scenario", "maxproc", "messages a second", *Spent._fields]
 
 
 def chosen(names: Sequence[str], known: Sequence[Scenario]) -> list[Scenario]:
-    """The scenarios of these names and families, all without any; SystemExit for a name that is none."""
+    """The scenarios of these names and families, all if there are none; SystemExit for an unknown name."""
     for name in names:
         if not any(belongs(scenario, name) for scenario in known):
             raise SystemExit(f"no scenario {name!r}; there are: {' '.join(one.name for one in known)}")
@@ -425,7 +425,7 @@ def belongs(scenario: Scenario, name: str) -> bool:
 
 
 def run_all(wanted: Sequence[Scenario], scale: Scale) -> list[tuple[Scenario, dict[str, Any]]]:
-    """Measure the scenarios one after the other, and say on standard error how it goes."""
+    """Measure the scenarios one after the other, and report progress on standard error."""
     done: list[tuple[Scenario, dict[str, Any]]] = []
     paces: dict[int, float] = {}
     for scenario in wanted:

@@ -25,7 +25,7 @@ def ses(home: RelayHome) -> RelayHome:
 def running() -> Iterator[PrivatePostfix]:
     """A Postfix that runs, for all tests that only look at it."""
     with PrivatePostfix(None, settings=LASTING_DAEMONS) as postfix:
-        # Tests change its settings without a reload: the smtpd(8) that --check asks is the one of before.
+        # Tests change its settings without a reload: the smtpd(8) that --check asks still has the old ones.
         with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", 30) as client:
             client.ehlo()
         yield postfix

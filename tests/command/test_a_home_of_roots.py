@@ -1,4 +1,4 @@
-"""A home that is root's, where the account owns only what it writes; the kernel is as Debian sets it."""
+"""A home that root owns, where the account owns only what it writes; the kernel is as Debian sets it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of_root(home: RelayHome) -> Iterator[None]:
 
 
 def owners(home: RelayHome) -> dict[str, int]:
-    """Whose each file is that no installer makes."""
+    """The owner of each file that no installer creates."""
     names = {path.name for path in home.path.iterdir()} - {*OF_ROOT, "__pycache__"}
     return {name: (home.path / name).lstat().st_uid for name in names}
 

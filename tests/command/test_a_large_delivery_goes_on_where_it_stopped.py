@@ -1,4 +1,4 @@
-"""Whatever happens between two steps of a draft: the next start goes on there, and it is sent once."""
+"""If anything happens between two steps of a draft, the next start continues there, and it is sent once."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from sandbox import (
 RECIPIENT = "to@external.com"
 DAY = 86400
 SCAN = TWO_FILES
-# A single file that goes whole.
+# A single file that is sent as a whole.
 SMALL = scan(0.025)
 STEPS: list[Where] = ["draft", "attach", "session", "range", "send"]
-# Which come with a second start only, after what leads to them.
+# These come only with a second start, after the events that lead to them.
 LATER: dict[Where, Where] = {"find": "draft", "look": "attach", "progress": "range"}
 LOST = Answer(action="accept-then-reset")
 ANSWERS = {
@@ -51,7 +51,7 @@ ANSWERS = {
     "404 of a proxy": Answer(404, {"Content-Type": "text/html"}, b"<p>Not found</p>"),
     "200": Answer(200, {"Content-Type": "text/html"}, b"<p>Sign in</p>"),
 }
-# What a message need not wait for.
+# A message does not have to wait for these.
 AT_ONCE = ("401", "429 for no time", "busy")
 
 
@@ -62,12 +62,12 @@ def small(sandbox: Sandbox, home: RelayHome) -> None:
 
 
 def expire_pauses(home: RelayHome) -> None:
-    """Let what Graph has asked to wait for be over."""
+    """Let the pause that Graph asked for be over."""
     clock_jumps(home, 120)
 
 
 def expect_sent(sandbox: Sandbox, home: RelayHome, given: bytes) -> Accepted:
-    """It has arrived once, with all its parts, and nothing is left of it."""
+    """It has arrived once, with all its parts, and has left nothing behind."""
     (accepted,) = (one for one in sandbox.accepted if one.to != ["admin@domain.com"])
     assert accepted.received.attachments == received_of(given).attachments
     assert sandbox.drafts == {} and kept_progress(home) == []
@@ -76,7 +76,7 @@ def expect_sent(sandbox: Sandbox, home: RelayHome, given: bytes) -> Accepted:
 
 
 def deliver_until_sent(home: RelayHome, given: bytes, starts: int) -> list[Delivery]:
-    """As Postfix does it, a minute between two starts, so many at most."""
+    """As Postfix does it, with a minute between two starts, up to this number of starts."""
     deliveries: list[Delivery] = []
     while not deliveries or deliveries[-1].verdict == "deferred" and len(deliveries) < starts:
         deliveries.append(pipe(home, given, RECIPIENT))
@@ -87,7 +87,7 @@ def deliver_until_sent(home: RelayHome, given: bytes, starts: int) -> list[Deliv
 
 
 def cases() -> list[tuple[Where, str]]:
-    """Every answer at every step, but for what only asks and cannot be done."""
+    """Every answer at every step, except for steps that only ask and cannot be done."""
     every = [(step, answer) for step in (*STEPS, *LATER) for answer in ANSWERS]
     return [case for case in every if case[0] in STEPS or case[1] != "504, done"]
 
@@ -111,7 +111,7 @@ def test_an_answer_costs_a_start_at_most(sandbox: Sandbox, home: RelayHome, step
 def test_after_a_lost_answer_to_send_the_draft_tells(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, keeps: bool, refused: bool
 ) -> None:
-    """It is gone, or no draft any more; a refusal of the question is no such answer."""
+    """It is gone, or is no longer a draft; a refusal of the question does not say so."""
     sandbox.keeps_sent = keeps
     sandbox.answer("send", LOST)
     assert deliver(SMALL, RECIPIENT).dsn == "4.4.2"
@@ -172,7 +172,7 @@ def test_a_refused_second_send_does_not_make_the_first_one_known(
 
 
 def test_a_draft_that_was_sent_all_the_same(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Graph has refused that, and done it."""
+    """Graph has refused that, and has done it anyway."""
     sandbox.answer("send", Answer(503, accept=True))
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
     assert deliver(SMALL, RECIPIENT).verdict == "sent"
@@ -282,7 +282,7 @@ def test_sessions_that_always_end_are_given_up_for_now(
 def test_graph_says_from_where_on_it_wants_a_file(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """It says that it has the first range, and has not."""
+    """It says that it has the first range, but it has not."""
     sandbox.answer("range", Answer(202))
     assert deliver(SCAN, RECIPIENT).verdict == "sent"
     assert [request.status for request in sandbox.requests if request.role == "range"] == [202, 416, 200, 201]
@@ -339,7 +339,7 @@ def test_a_file_that_cannot_be_read_keeps_no_other_from_its_end(
 def test_a_draft_that_can_never_be_deleted_is_given_up(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """Its mailbox is gone, say: mail would be asked for it for ever."""
+    """For example, its mailbox is gone: it would be asked for the draft forever."""
     sandbox.message_limit = 35_000
     sandbox.answer("delete", provided("graph/unknown-mailbox")._replace(times=None))
     assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
@@ -351,7 +351,7 @@ def test_a_draft_that_can_never_be_deleted_is_given_up(
 
 
 def age(home: RelayHome, seconds: float) -> None:
-    """Let the files of deliveries be so old."""
+    """Make the files of deliveries this old."""
     then = time.time() - seconds
     for file in kept_progress(home):
         os.utime(file, (then, then))
@@ -446,7 +446,7 @@ def test_what_is_malformed_counts_as_nothing(
 def test_another_sender_since_the_draft_was_made(
     sandbox: Sandbox, home: RelayHome, answer: Answer, mailbox: str
 ) -> None:
-    """A draft whose fate is not known is looked at in its own mailbox; any other is left for a new one."""
+    """A draft of unknown fate is looked up in its own mailbox; any other is abandoned for a new one."""
     given = scan(0.025, From=None)
     sandbox.answer("send", answer)
     assert pipe(home, given, RECIPIENT, sender="printer@elsewhere.com").verdict == "deferred"
@@ -458,7 +458,7 @@ def test_another_sender_since_the_draft_was_made(
 
 
 def test_two_deliveries_take_over_a_draft_each(sandbox: Sandbox, home: RelayHome) -> None:
-    """Both find the two that got no answer, and none knows yet which one the other takes."""
+    """Both find the two that got no answer, and neither knows which one the other will take."""
     given = scan(0.025, To="to@external.com, b@x.test")
     sandbox.answer("draft", LOST, LOST)
     for name in (RECIPIENT, "b@x.test"):

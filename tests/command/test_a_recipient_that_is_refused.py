@@ -1,4 +1,4 @@
-"""A recipient that the provider refuses, and names, does not take the mail from the others."""
+"""A recipient that the provider refuses and names does not keep the mail from the others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_others_get_the_message_and_the_admin_a_notice(
     assert BAD not in delivered
     assert f"left out because the provider refuses them: recipients=['{BAD}']" in home.log()
     state = read(home, WINDOW)
-    # The refused call has a place of its own, and so has the notice.
+    # The refused call has a slot of its own, and so does the notice.
     assert len(state["calls"]) == 3
     assert (state["counters"]["delivered"], state["counters"]["bounced"]) == (1, 0)
     assert "refused" not in state and "trouble" not in state
@@ -143,7 +143,7 @@ def test_a_bounce_makes_no_notice(
 
 
 def test_who_is_left_may_be_hidden(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """The policy is about the message, which did name somebody."""
+    """The policy is about the message, and the message did name somebody."""
     sandbox.bad_recipients, sandbox.names_bad_recipients = {BAD}, True
     assert deliver(mail(To=BAD), BAD, "bcc@x.test").verdict == "sent"
     accepted = sandbox.accepted[0]

@@ -1,4 +1,4 @@
-"""API_SECRET_NEXT takes the place of API_SECRET with the message for which that is refused."""
+"""API_SECRET_NEXT replaces API_SECRET with the first message for which API_SECRET is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def give_both(provider: str, home: RelayHome, **changes: object) -> None:
 
 
 def end_the_old(provider: str, sandbox: Sandbox, home: RelayHome) -> None:
-    """Let the provider know the next one only, and no token be at hand."""
+    """Let the provider know only the next one, and let no token be cached."""
     sandbox.secret = NEXT
     if provider == "ses":
         sandbox.client_id = "next-id"
@@ -61,9 +61,9 @@ def notices(sandbox: Sandbox) -> list[Accepted]:
 
 
 def used(request: Recorded) -> str:
-    """With which secret a request was made; "" for one with a token."""
+    """The secret with which a request was made; "" if it was made with a token."""
     if request.role == "token":
-        # Of a request that was cut off there is no body.
+        # A request that was cut off has no body.
         return dict(urllib.parse.parse_qsl(request.body.decode())).get("client_secret", "")
     if request.role in ("ses", "quota"):
         return NEXT if "=next-id/" in request.headers["authorization"] else OLD
@@ -142,7 +142,7 @@ def test_the_second_call_to_ses_takes_a_second_place(
     give_both("ses", home)
     end_the_old("ses", sandbox, home)
     home.configure(RATE_LIMIT_PER_MINUTE=1)
-    # There is none: but the next message does not begin with the old one again.
+    # There is no such notice, but the next message does not begin with the old secret again.
     first = deliver(mail(), "to@external.com")
     assert first[:3] == ("deferred", "4.4.5", 75)
     empty_window(home)
@@ -180,7 +180,7 @@ def test_both_refused_is_told_in_one_line(
     assert "switched" not in read(home, WINDOW)
     deliver(mail(), "to@external.com")
     assert len(tried(sandbox)) <= (0 if defer else 4)
-    # One that is good again is used again.
+    # A secret that works again is used again.
     sandbox.secret, sandbox.client_id = OLD, "client-id"
     by_hand(home, "--send-test", "to@external.com")
     assert tried(sandbox)[0] == OLD
@@ -259,7 +259,7 @@ def test_an_edit_begins_anew(sandbox: Sandbox, home: RelayHome, deliver: Deliver
     send(deliver)
     tried(sandbox)
     file = home.path / SECRETS
-    # A change of its times is none of its content.
+    # A change of its times is not a change of its content.
     home.put(SECRETS, file.read_bytes())
     home.put(TOKEN, b"")
     send(deliver)
@@ -276,7 +276,7 @@ def test_an_edit_begins_anew(sandbox: Sandbox, home: RelayHome, deliver: Deliver
 
 
 def test_a_swap_by_mistake_costs_nothing(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Whichever is refused, the other one is tried."""
+    """If either is refused, the other one is tried."""
     give_both("graph", home)
     end_the_old("graph", sandbox, home)
     send(deliver)
@@ -333,13 +333,13 @@ def test_a_notice_that_cannot_be_sent_is_sent_with_the_next_message(
     for _ in range(2):
         assert send(deliver) == "sent"
     assert len(notices(sandbox)) == 1
-    # A moment in which neither is good is no other switch.
+    # A moment in which neither works is not another switch.
     sandbox.secret = "third"
     home.put(TOKEN, b"")
     assert deliver(mail(), "to@external.com", sender="MAILER-DAEMON").dsn == "5.7.8"
     sandbox.secret = NEXT
     assert read(home, WINDOW)["switched"]["told"] is True
-    # It is known from then on, whatever is lost of the notices' own state.
+    # It is known from then on, even if the notices' own state is lost.
     home.put(NOTICES, b"{}")
     send(deliver)
     assert len(notices(sandbox)) == 1
@@ -349,7 +349,7 @@ def test_a_large_message_goes_on(sandbox: Sandbox, home: RelayHome, deliver: Del
     give_both("graph", home)
     shrink_drafts(sandbox, home)
     send(deliver)
-    # In the middle of it the token is no longer taken, and the secret has ended.
+    # In the middle of it the token is no longer accepted, and the secret has expired.
     sandbox.answer("session", provided("graph/token-refused"))
     sandbox.secret = NEXT
     sandbox.answer("token", EXPIRED)
@@ -471,8 +471,9 @@ def test_check_finds_both_good(chain: Chain) -> None:
 
 
 def die(provider: str, call: Call) -> tuple[int, str, int, set[str]]:
-    """Die at a call while one takes the place of the other; then what follows: the status of the death, the
-    outcome of the next attempt, how many notices there are in the end, and which secrets are asked with."""
+    """Die at a call while one replaces the other; returns what follows: the status of the death, the outcome
+    of the next attempt, how many notices there are in the end, and which secrets are asked with.
+    """
     with Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         # After a death in the sending of a notice it is sent again once its time is over.
         change_constants(home, SWITCH_NOTICE_SECONDS=0)
@@ -496,7 +497,7 @@ def test_a_death_in_between_costs_nothing(name: str, nightly: bool) -> None:
     # Each change of the state, and each request.
     moments = [call for call in calls if call.name == "rename" and state in call.text or call.sends]
     assert len(moments) > 8
-    # By day every second of them, others with each provider.
+    # By day every second of them, different ones for each provider.
     chosen = moments[1:] if nightly else moments[1 + (name == "ses") :: 2]
     found = each(lambda call: die(name, call), chosen)
     died = [outcome for outcome in found if outcome[0] == -signal.SIGKILL]

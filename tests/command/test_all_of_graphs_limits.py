@@ -1,4 +1,6 @@
-"""Beside the messages a minute: Graph's requests at a time, octets in five minutes, recipients of a day."""
+"""Graph's other limits, beside messages a minute: requests at a time, octets in five minutes, recipients a
+day.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def start(home: RelayHome) -> Iterator[Start]:
 
 @pytest.fixture
 def gate(start: Start) -> Iterator[Event]:
-    """What requests wait for; opened at the end in any case."""
+    """The gate that requests wait for; it is opened at the end in any case."""
     event = Event()
     yield event
     event.set()
@@ -59,7 +61,7 @@ def roles(sandbox: Sandbox) -> list[str]:
 def hold(
     sandbox: Sandbox, start: Start, gate: Event, role: Role = "sendMail", number: int = AT_A_TIME
 ) -> list[Future[Delivery]]:
-    """So many messages that are under way until the gate is opened."""
+    """This number of messages that are under way until the gate is opened."""
     sandbox.answer(role, *[Answer(gate=gate)] * number)
     held = [start(f"held {place}") for place in range(number)]
     wait_until(lambda: roles(sandbox).count(role) == number)
@@ -67,7 +69,7 @@ def hold(
 
 
 def uploaded(home: RelayHome, octets: int, ago: float = 10.0, **more: object) -> None:
-    """Let so many octets have left so many seconds ago."""
+    """Let this number of octets have been sent this number of seconds ago."""
     home.put(WINDOW, json.dumps({"calls": [], "uploads": [[clock() - ago, octets, ""]], **more}).encode())
 
 
@@ -76,7 +78,7 @@ def noted(home: RelayHome) -> int:
 
 
 def large(size: int) -> bytes:
-    """A message of so many octets in base64, or a few more."""
+    """A message of this number of octets in base64, or a few more."""
     return mail(b"x" * 71 + b"\n" + (b"y" * 71 + b"\n") * (size * 3 // 4 // 73))
 
 
@@ -200,7 +202,7 @@ def test_a_message_that_may_pass_the_octets_is_deferred(
     assert strict.requests == []
     uploaded(home, 140_000_000)
     assert deliver(large(3_000_000), "to@external.com").verdict == "sent"
-    # Five minutes after the end of the bucket in which they left.
+    # Five minutes after the end of the bucket in which they were sent.
     uploaded(home, 149_000_000, ago=331)
     assert deliver(large(3_000_000), "to@external.com").verdict == "sent"
     assert 3_000_000 < noted(home) < 4_000_000
@@ -225,7 +227,7 @@ def test_octets_of_another_mailbox_are_its_own(strict: Sandbox, home: RelayHome,
 
 
 def test_eight_at_a_time_pass_neither_limit(strict: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """As large as they may be, near the limit: what is under way counts as well."""
+    """They are as large as allowed, near the limit: messages under way count as well."""
     change_constants(home, BUSY_SECONDS=200)
     strict.upload_limit = 10_000_000
     uploaded(home, UPLOADS - strict.upload_limit)

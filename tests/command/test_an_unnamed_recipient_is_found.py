@@ -1,4 +1,4 @@
-"""A recipient that the provider refuses, and does not name, does not take the mail from the others."""
+"""A recipient that the provider refuses but does not name does not keep the mail from the others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_other_of_two_gets_it_and_the_admin_a_notice(
     assert kept_files(home) == []
     counters = read(home, WINDOW)["counters"]
     assert (counters["delivered"], counters["bounced"], counters["notices"]) == (1, 0, 1)
-    # Both, each by itself, and the notice: each in a place of its own.
+    # Both, each by itself, and the notice: each in a slot of its own.
     assert len(calls(silent)) == 4 == len(read(home, WINDOW)["calls"])
     assert not {"refused", "trouble"} & read(home, WINDOW).keys()
 
@@ -89,7 +89,7 @@ def test_it_bounces_where_all_are_refused(
     delivery = deliver(mail(To=everyone[0]), *everyone)
     assert (delivery.verdict, delivery.dsn) == ("bounced", DSN[provider])
     assert mailed(silent) == {}
-    # What is left of a call after the bound is refused as a whole, whatever it was cut into.
+    # The part of a call that is left after the bound is refused as a whole, no matter how it was divided.
     assert refused(silent) <= (BOUND + 7) * (3 if provider == "ses" and number > 50 else 1)
     (notice,) = silent.accepted
     assert "Recipient left out" not in notice.subject
@@ -108,7 +108,7 @@ def test_one_alone_bounces_after_one_call(
 
 @PROVIDERS
 def test_the_search_has_a_bound(silent: Sandbox, home: RelayHome, deliver: Deliver, provider: str) -> None:
-    """Who is not found within it is left out together with those of the same call."""
+    """A recipient who is not found within it is left out, together with those of the same call."""
     everyone = crowd(50)
     silent.bad_recipients = set(everyone[::2])
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"
@@ -193,7 +193,7 @@ def test_a_bounce_makes_no_notice(silent: Sandbox, home: RelayHome, deliver: Del
 
 
 def test_who_is_named_and_who_is_not(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
-    """What is not verified is named, and what is no address is not."""
+    """An unverified address is named, and a recipient that is not an address is not."""
     ses.configure(RATE_LIMIT_PER_MINUTE=0)
     sandbox.unverified, sandbox.bad_recipients = {"u@x.test"}, {BAD}
     assert deliver(mail(To=BAD), "u@x.test", *crowd(20), BAD).verdict == "sent"
@@ -242,7 +242,7 @@ def test_a_draft_for_those_who_are_not_named(sandbox: Sandbox, home: RelayHome, 
 def test_a_draft_that_cannot_be_deleted_keeps_the_message(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """Sent later, it would go to those who have got another."""
+    """Sent later, it would go to those who have got another draft."""
     sandbox.bad_recipients = {BAD}
     sandbox.answer("delete", Answer(503))
     assert deliver(scan(3.2), "to@external.com", BAD).dsn == "4.3.2"

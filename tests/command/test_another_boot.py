@@ -1,4 +1,4 @@
-"""The state is in seconds since boot: what an earlier boot has left there means nothing in this one."""
+"""The state is in seconds since boot: times that an earlier boot has left there mean nothing in this one."""
 
 from __future__ import annotations
 

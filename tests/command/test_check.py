@@ -1,4 +1,4 @@
-"""--check finds what is wrong in the home directory and its files, and what mends it; it changes nothing."""
+"""--check finds what is wrong in the home directory and its files, and names the fix; it changes nothing."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def given(name: str, account: str) -> Callable[[Chain], object]:
 
 
 def own_directory_for_the_cache(chain: Chain) -> None:
-    """As the account makes one, where there is none."""
+    """As the account makes one, if there is none."""
     shutil.rmtree(chain.home.path / "__pycache__")
     (chain.home.path / "__pycache__").mkdir()
     chain.home.own(chain.home.path / "__pycache__")
 
 
 def own_cache(chain: Chain) -> None:
-    """As after a chown of the directory alone, in which it was put before."""
+    """As after a chown of the directory alone, after the file was put there."""
     [cache] = (chain.home.path / "__pycache__").iterdir()
     chain.home.own(cache)
 
@@ -87,7 +87,7 @@ def state_of_roots(name: str) -> Callable[[Chain], object]:
 
 
 def linked(name: str) -> Callable[[Chain], object]:
-    """A link of the account's, to a file of its own."""
+    """A link that the account has made, to a file of its own."""
 
     def link(chain: Chain) -> None:
         file, other = chain.home.path / name, chain.home.queue / name
@@ -117,7 +117,7 @@ OPEN = "accounts other than root can change {}, and so the program or its config
 CLOSE = "chown root:$(id -g nobody) HOME; chmod 1770 HOME"
 CACHE = "accounts other than root could change HOME/__pycache__/…"
 CACHE_CURE = "rm -r HOME/__pycache__; HOME/postfix-api-relay --check"
-# Without a terminal of root's.
+# Without root's terminal.
 AS_NOBODY, APART = "setsid -w runuser -u nobody --", "</dev/null 2>&1 | cat"
 GUARD_SCRIPT = (
     "install -T -m 0755 postfix-api-relay HOME/postfix-api-relay.new"
@@ -200,7 +200,7 @@ HOME_FAULTS = {
 }
 
 
-# Their fixes put the shipped program there, or compile what is there.
+# Their fixes put the shipped program there, or compile the one that is there.
 PROGRAM_FAULTS = {
     "script that others can write to": fixed(
         "FAIL",
@@ -272,7 +272,7 @@ def secret(**changes: object) -> Callable[[Chain], object]:
 
 
 def twice(name: str, key: str, value: object) -> Callable[[Chain], object]:
-    """The file with this key once more at its end."""
+    """The file with this key again at its end."""
 
     def make(chain: Chain) -> None:
         file = chain.home.path / name
@@ -671,7 +671,7 @@ def test_what_the_shipped_rotation_becomes_is_for_this_account(chain: Chain) -> 
 
 
 def test_a_name_for_a_shell(chain: Chain) -> None:
-    """What the configuration says is no command in a fix, and no line of its own."""
+    """The configuration's values are neither commands in a fix nor lines of their own."""
     name = "it's; touch x\nok    the log"
     chain.configure(LOG_FILE_PATH=f"logs/{name}")
     shown = f"{chain.home.path}/logs/it's; touch x ok the log"
@@ -687,7 +687,7 @@ def test_a_name_for_a_shell(chain: Chain) -> None:
 # Each runs a program where a shell, sed(1) or logrotate(8) takes a command out of it.
 @pytest.mark.parametrize("name", ["QUEUE/ran|e;#", "x/& {} QUEUE/&", "QUEUE/x\\nprerotate"])
 def test_a_name_for_sed(chain: Chain, name: str) -> None:
-    """What the account has written while the configuration was its own is no command of root's."""
+    """What the account wrote while it owned the configuration does not become a command of root's."""
     log = name.replace("QUEUE", str(chain.home.queue))
     chain.configure(LOG_FILE_PATH=log)
     path = os.path.join(chain.home.path, log)
@@ -700,7 +700,9 @@ TERMINALS = "sh -c 'ls -l /proc/self/fd; cut -d\" \" -f7 /proc/self/stat; echo x
 
 
 def test_what_a_fix_runs_as_the_account_has_no_terminal(relay: ModuleType) -> None:
-    """It could type into it as root; a pipe in the file's place gives it time to take the command over."""
+    """The account could type into it as root; a pipe in the file's place gives it time to take over the
+    command.
+    """
     status, said = on_a_terminal(["bash", "-c", relay.as_account("nobody", TERMINALS)])
     assert status == 0
     opened, _, terminal = said.replace("\r", "").partition("\n0\n")
@@ -777,7 +779,7 @@ def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
 
 
 def test_the_guides_layout_is_told_of(chain: Chain) -> None:
-    """Everything is the account's, which can change what root starts; each fix is safe, and all help."""
+    """The account owns everything and can change what root starts; each fix is safe, and all help."""
     own = chain.home.own
     chain.home.path.chmod(0o750)
     for path in (chain.home.path, *chain.home.path.rglob("*")):
@@ -804,7 +806,7 @@ def test_the_guides_layout_is_told_of(chain: Chain) -> None:
 
 
 def test_secrets_of_nobodys(chain: Chain) -> None:
-    """As after a restore on a machine where the account has another number."""
+    """As after a restore on a machine where the account has a different id."""
     for name in (SECRETS, LOG):
         os.chown(chain.home.path / name, 12345, 12345)
     first, *others = chain.check().problems
@@ -818,7 +820,7 @@ def test_secrets_of_nobodys(chain: Chain) -> None:
 
 
 def test_a_tenant_whose_program_lies_in_an_open_home(chain: Chain, sandbox: Sandbox) -> None:
-    """The other home's own check has the fix, which would be another's here."""
+    """The other home's own check has the fix; here it would be another owner's."""
     with RelayHome(sandbox.url, sandbox.ca_file) as other:
         other.give_to_root()
         chain.home.path.chmod(0o770)
@@ -846,7 +848,7 @@ def outdated_cache(chain: Chain) -> None:
 
 
 def in_another_length(chain: Chain) -> None:
-    """The script with a line more, and the same time: as an upgrade from a package may leave it."""
+    """The script with one line more and the same time, as an upgrade from a package may leave it."""
     status = chain.home.script.stat()
     with chain.home.script.open("a") as file:
         file.write("\n")
@@ -912,7 +914,7 @@ def test_a_home_that_is_not_there(chain: Chain, name: str, why: str) -> None:
 
 
 def test_a_home_of_another_tenant(chain: Chain, sandbox: Sandbox) -> None:
-    """It is checked with what it has; of Postfix the transport that is looked at starts another one."""
+    """It is checked with its own files; Postfix's transport starts a different one."""
     with RelayHome(sandbox.url, sandbox.ca_file) as other:
         before = tree(other.path)
         checked = chain.check("--home", str(other.path))

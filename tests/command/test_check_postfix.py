@@ -1,4 +1,4 @@
-"""--check reads how Postfix hands mail over, and knows what each of its settings would do to it."""
+"""--check reads how Postfix hands mail over, and knows what each setting would do to that mail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def smtp_alone(chain: Chain) -> None:
 
 
 def smtp_but_for_some(chain: Chain) -> None:
-    """Some mail goes through the relay, all other mail does not."""
+    """Some mail goes through the relay, the other mail does not."""
     smtp_only(chain)
     chain.set("transport_maps = inline:{example.org=apirelay:api-relay}")
 
@@ -60,7 +60,7 @@ def networks(value: str) -> Callable[[Chain], object]:
 
 
 def settings_that_are_none(chain: Chain) -> None:
-    """A line that is no setting, and one that postconf(1) warns of."""
+    """A line that is not a setting, and one that postconf(1) warns about."""
     with (chain.postfix / "main.cf").open("a") as file:
         file.write("queue_run_delay = 62s\nwhat\n")
 
@@ -82,7 +82,7 @@ def add_services(chain: Chain, *lines: str) -> None:
 
 
 def with_smtp(*lines: str) -> Callable[[Chain], object]:
-    """There is a service that delivers by SMTP, and settings that may lead mail to it."""
+    """There is a service that delivers by SMTP, and settings that may send mail to it."""
 
     def make(chain: Chain) -> None:
         add_services(chain, "smtp unix - - n - - smtp")
@@ -92,7 +92,7 @@ def with_smtp(*lines: str) -> Callable[[Chain], object]:
 
 
 def filtered_by_a_service(chain: Chain) -> None:
-    """As amavis wants it, but for one service alone."""
+    """As amavis wants it, but for a single service."""
     add_services(chain, "smtp unix - - n - - smtp")
     file = chain.postfix / "master.cf"
     file.write_text(
@@ -103,7 +103,7 @@ def filtered_by_a_service(chain: Chain) -> None:
 
 
 def mail_name(chain: Chain) -> None:
-    """As Debian's Postfix finds it, where the machine has the name of the site's mail."""
+    """As Debian's Postfix finds it if the machine has the name of the site's mail domain."""
     name = chain.home.queue / "mailname"
     name.write_text("example.org\n")
     chain.set(f"myorigin = {name}", "mydestination = $myhostname, example.org, localhost")
@@ -549,7 +549,7 @@ def test_networks_that_the_internet_does_not_route_are_fine(chain: Chain, value:
 @pytest.mark.parametrize(
     "line",
     [
-        # What was measured: a delivery by pipe(8) has no use for a relayhost.
+        # Measured: a delivery by pipe(8) does not use a relayhost.
         "relayhost = [127.0.0.1]:2",
         "sender_dependent_relayhost_maps = inline:{@example.org=[127.0.0.1]:2}",
         "transport_maps = inline:{example.org=:[127.0.0.1]:2, other.example=apirelay:api-relay}",
@@ -598,7 +598,9 @@ def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_path: Path) -> None:
-    """An address may have what a shell takes for one; the configuration was once the account's own."""
+    """An address may contain something that a shell takes for a command; the account once owned the
+    configuration.
+    """
     mark, theirs = chain.home.queue / "ran", chain.home.queue / "theirs"
     theirs.write_text(f"#!/bin/sh\n: >{mark}\n")
     theirs.chmod(0o755)
@@ -622,7 +624,7 @@ def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_p
     fixes = [line.partition("; ")[2] for line in problems]
     assert sum(str(theirs) in fix for fix in fixes) >= 3, problems
     assert f"stop it; {chain.expanded(RESTART)}" in fixes
-    # No other program than these is found.
+    # No program other than these is found.
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("postconf", "postfix", "install.sh"):
@@ -636,7 +638,7 @@ def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_p
 
 
 def second_tenant(chain: Chain, *settings: str) -> None:
-    """The home is a second tenant's: default_transport is the one of another home."""
+    """The home is a second tenant's: default_transport belongs to another home."""
     other = chain.home.queue / "first"
     other.mkdir()
     file = chain.postfix / "master.cf"
@@ -716,7 +718,7 @@ def put_tables(chain: Chain) -> None:
 
 
 def acts(name: str, value: str, action: str, key: str, fix: str = "", level: str = "FAIL") -> tuple[str, str]:
-    """A setting, and the line that tells of it."""
+    """A setting, and the line that reports it."""
     new = postfix_fix(f"{name} ={fix and f' {fix}, {value}'}")
     return f"{name} = {value}", f"{level:<5} {name} has {action} for {key}: {ADDRESSED}; {new}"
 
@@ -737,13 +739,13 @@ PERMIT = "permit_mynetworks"
 
 
 def choosy(part: str, entry: str) -> tuple[str, str]:
-    """What refuses devices that have no name, or give none, where this host passes."""
+    """Settings that refuse devices that have no name, or give none, although this host passes."""
     name, value = f"smtpd_{part}_restrictions", f"permit_inet_interfaces, {entry}, {PERMIT}, reject"
     text = f"{name} has {entry} before {PERMIT}: it refuses many devices"
     return f"{name} = {value}", f"warn  {text}; {postfix_fix(f'{name} = {PERMIT}, {value}')}"
 
 
-# Each is set alone, told of in one line, and no more once its fix was done.
+# Each is set alone, reported in one line, and no longer reported after its fix.
 LOSSES = dict(
     [
         placed("virtual_alias_maps", "inline:{it@example.org=it@other.example}", "it@other.example"),
@@ -864,7 +866,7 @@ NO_LOSSES = [
 
 
 def test_where_postfix_loses_mail_is_told_of_with_its_fix(chain: Chain) -> None:
-    """In one installation, since --check but reads its settings."""
+    """In one installation, because --check only reads its settings."""
     put_tables(chain)
     before = (chain.postfix / "main.cf").read_text()
     for setting, line in LOSSES.items():
@@ -923,12 +925,12 @@ def test_no_limit_of_messages_beside_one_of_mailboxes(chain: Chain) -> None:
 
 
 def test_a_port_that_only_this_machine_can_reach(chain: Chain) -> None:
-    """As a reload leaves it after inet_interfaces was changed: master(8) goes on with its old addresses."""
+    """As a reload leaves it after inet_interfaces was changed: master(8) keeps its old addresses."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         add_services(chain, f"{port} inet n - n - - smtpd")
         text = f"port {port} is open to this machine alone, until Postfix is restarted: no device can connect"
-        # To root it is another program that listens here; the account cannot see whose it is.
+        # Root sees another program listening here; the account cannot see whose it is.
         problems = chain.check(user=chain.home.account.pw_name).problems
         chain.expect(problems, [f"FAIL  {text}; {ALL_INTERFACES}"])
         chain.set("mynetworks = 127.0.0.0/8")

@@ -68,7 +68,7 @@ def test_a_machine_that_is_sound(chain: Chain, service: Metadata) -> None:
     assert checked.problems == []
     text = "\n".join(checked.lines)
     assert f"ok    a token was obtained from {service.url}/" in text
-    # The seconds that have passed meanwhile are taken off.
+    # The seconds that have passed meanwhile are subtracted.
     assert re.search(", good for 863[0-9][0-9] s", text)
     assert "ok    signed in by machine as client-id, object id object-id" in text
     assert "cryptography" not in text and "API_EXPIRATION_DATE" not in text

@@ -1,4 +1,6 @@
-"""--check knows the transport of urgent mail, what leads mail there, and the places that are kept for it."""
+"""--check knows the transport of urgent mail, the settings that send mail there, and the slots that are kept
+for it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ WAY = "apirelay-urgent:api-relay"
 
 @pytest.fixture
 def urgent(chain: Chain) -> Chain:
-    """An installation that sends mail ahead which is urgent by its sender, its client or its header."""
+    """An installation that sends mail ahead if its sender, its client or its header makes it urgent."""
     with (chain.postfix / "master.cf").open("a") as file:
         file.write(chain.expanded(f"{ENTRY}\n"))
     tables = {"senders": "", "clients": "10.0.0.0/8 FILTER ", "headers": "/^X-Priority: 1/ FILTER "}
@@ -140,7 +142,7 @@ def test_an_entry_that_is_written_in_another_way_is_fine(urgent: Chain, old: str
 
 
 def test_the_first_transport_is_the_one_that_is_not_urgent(urgent: Chain) -> None:
-    """Whatever their order in master.cf, and without a word of either in main.cf."""
+    """In any order in master.cf, and without a mention of either in main.cf."""
     file = urgent.postfix / "master.cf"
     entry = urgent.expanded(ENTRY)
     file.write_text(f"{entry}\n{file.read_text().replace(entry, '')}")

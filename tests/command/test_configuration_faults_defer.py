@@ -1,4 +1,4 @@
-"""Whatever is wrong with configuration or secrets keeps the mail, and says what to do."""
+"""Any mistake in configuration or secrets keeps the mail, and the message says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the provider refuses the credentials, its number becomes the key that is to be edited."""
+"""If the provider refuses the credentials, its number is translated into the key to edit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuse(sandbox: Sandbox, code: str) -> None:
         sandbox.answer("token", refusal._replace(times=None))
         return
     text = "Email address is not verified." if code == "MessageRejected" else "No."
-    # With the ending that only some of them have.
+    # With the suffix that only some of them have.
     sandbox.answer("ses", ses_error(403, f"{code}Exception", text)._replace(times=None))
     sandbox.answer("quota", ses_query_error(403, code, text)._replace(times=None))
 
@@ -75,7 +75,7 @@ def test_check_has_it(chain: Chain, code: str) -> None:
         chain.use_ses()
     refuse(chain.sandbox, code)
     (problem,) = chain.check().problems
-    # A key that may not read the quota can send all the same.
+    # A key that may not read the quota can still send.
     expected = "allow the key ses:GetSendQuota" if code == "AccessDenied" else HINTS[code]
     assert f"; {expected}" in problem
 

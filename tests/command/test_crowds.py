@@ -1,4 +1,4 @@
-"""A message to more recipients than a call takes goes in several, and reaches each of them once."""
+"""A message to more recipients than one call takes goes in several calls, and reaches each of them once."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_graph_names_in_the_first_call_alone(
 def test_graph_shows_five_hundred_at_most(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """Whom the header names beyond them gets a copy that does not."""
+    """A recipient that the header does not name gets a copy that does not either."""
     everyone = crowd(502)
     assert deliver(mail(To=",\n ".join(everyone)), *everyone).verdict == "sent"
     first, second = sandbox.accepted
@@ -169,7 +169,7 @@ def test_who_has_to_be_visible_is_anyone_of_the_message(
     everyone = three_calls(provider)
     delivery = deliver(mail(To="other@x.test"), *everyone)
     assert (delivery.dsn, mailed(sandbox), kept_files(home)) == ("5.7.1", {}, [])
-    # The last of them would stand in a call without the others.
+    # The last of them would be in a call without the others.
     assert deliver(mail(To="other@x.test", Cc=everyone[-1]), *everyone).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(everyone, 1)
     assert [one.cc for one in taken(sandbox)] == [[everyone[-1]], [], []]
@@ -183,7 +183,7 @@ def test_who_has_to_be_visible_is_anyone_of_the_message(
 def test_each_call_has_a_place_in_the_window(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, limit: int
 ) -> None:
-    """What no longer fits waits, and the next attempt goes on."""
+    """Calls for which there is no room wait, and the next attempt continues."""
     home.configure(RATE_LIMIT_PER_MINUTE=limit, RATE_LIMIT_MAX_WAIT_SECONDS=0)
     for number in range(limit, 3, limit):
         expect_full(deliver(MESSAGE, *EVERYONE), f"{limit}/{limit}")
@@ -191,7 +191,7 @@ def test_each_call_has_a_place_in_the_window(
         (file,) = kept_files(home)
         status = file.stat()
         assert (status.st_mode & 0o777, status.st_uid) == (0o600, home.account.pw_uid)
-        # Before there is a place nothing happens.
+        # Nothing happens before there is a slot.
         expect_full(deliver(MESSAGE, *EVERYONE), f"{limit}/{limit}")
         put_calls(home, [])
     assert deliver(MESSAGE, *EVERYONE).verdict == "sent"
@@ -208,7 +208,7 @@ def test_the_wait_is_for_the_message_as_a_whole(
     change_constants(home, WINDOW_SECONDS=2)
     began = time.monotonic()
     expect_full(deliver(MESSAGE, *EVERYONE), "1/1")
-    # The third place would open after more than 4 s.
+    # The third slot would open after more than 4 s.
     assert sizes(sandbox) == SIZES[:2] and time.monotonic() - began >= 2
     put_calls(home, [])
     assert deliver(MESSAGE, *EVERYONE).verdict == "sent"
@@ -315,7 +315,7 @@ def test_a_death_within_a_call(sandbox: Sandbox, home: RelayHome, deliver: Deliv
 
 
 def block(home: RelayHome, relay: ModuleType) -> Path:
-    """Let the file not be written any more: what root has put in its place cannot be removed."""
+    """Make the file unwritable: root has put something in its place that cannot be removed."""
     file = home.path / (file_for(relay, MESSAGE, *EVERYONE) + ".new")
     file.write_bytes(b"")
     return file
@@ -348,14 +348,14 @@ def test_a_file_that_cannot_be_written_later_stops_nothing(
     provider: str,
     bad: int | None,
 ) -> None:
-    """Those who have got the message would get it again; whoever else is refused."""
+    """Those who have got the message would get it again; the others are refused."""
     home.give_to_root()
     at_acceptance(monkeypatch, sandbox, 1, lambda: block(home, relay))
     sandbox.bad_recipients = set() if bad is None else {EVERYONE[bad]}
     assert deliver(MESSAGE, *EVERYONE).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(set(EVERYONE) - sandbox.bad_recipients, 1)
     assert "WARNING: cannot write" in home.log()
-    # What is root's is left.
+    # Root's files are left.
     assert [file.suffix for file in kept_files(home)] == [".new"]
 
 
@@ -363,7 +363,7 @@ def test_a_file_that_cannot_be_written_later_stops_nothing(
 def test_a_home_that_cannot_be_written_later_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """Nor can the window be, as on a full disk."""
+    """The window cannot be written either, as on a full disk."""
     home.configure(RATE_LIMIT_PER_MINUTE=28)
     at_acceptance(monkeypatch, sandbox, 1, lambda: os.chown(home.path, 0, 0))
     assert deliver(MESSAGE, *EVERYONE).verdict == "sent"
@@ -403,7 +403,7 @@ def test_where_it_is_known_who_has_got_the_message_the_others_wait_for_the_disk(
 
 
 def content(**changes: object) -> str:
-    """What is kept once everybody has got the message, with these changes."""
+    """The file once everybody has got the message, with these changes."""
     whole: dict[str, Any] = {"left": [], "accepted": [EVERYONE[:1], EVERYONE[1:2], EVERYONE[2:]]}
     fields = {"refused": {}, "refusals": 0, "id": "kept-id", "draft": {}, "over": False}
     return json.dumps({**whole, **fields, **changes})
@@ -479,7 +479,7 @@ def test_a_directory_is_set_aside(
     assert mailed(sandbox) == dict.fromkeys(EVERYONE, 1)
     (aside,) = kept_files(home)
     assert ".broken-" in aside.name and (aside / "file").read_text() == "kept"
-    # Nor does it hold up what comes next.
+    # It does not hold up the next message either.
     assert deliver(mail(), "to@external.com").verdict == "sent"
 
 
@@ -499,7 +499,7 @@ def test_what_everybody_has_got_is_not_sent_again(
 def test_another_message_of_the_same_queue_id(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """Ids repeat, and Postfix may split an envelope: neither is the other."""
+    """Ids repeat, and Postfix may split an envelope: these are different deliveries."""
     sandbox.answer("ses", Answer(), Answer(503))
     assert deliver(MESSAGE, *EVERYONE).verdict == "deferred"
     (kept,) = kept_files(home)
@@ -559,7 +559,7 @@ DENIED = provided("ses/access-denied")
 def test_an_account_that_is_refused(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, number: int
 ) -> None:
-    """The rest waits where some have got the message, whatever DEFER_ON_CREDENTIAL_FAILURE is."""
+    """If some have got the message, the others wait, regardless of DEFER_ON_CREDENTIAL_FAILURE."""
     sandbox.answer("ses", *[Answer()] * (number - 1), DENIED)
     delivery = deliver(MESSAGE, *EVERYONE)
     if number == 1:
@@ -578,7 +578,7 @@ def test_an_account_that_is_refused(
 def test_a_message_that_is_refused_later(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """Those who have got it cannot be told otherwise: a notice names the others."""
+    """Those who have got it must not read otherwise: a notice names the others."""
     virus = provided("ses/rejected", message="The attachment has a virus.")
     sandbox.answer("ses", Answer(), virus)
     assert deliver(MESSAGE, *EVERYONE) == ("sent", "2.0.0", 0, b"")
@@ -604,7 +604,7 @@ def test_who_is_left_for_the_next_attempt_may_all_be_refused(
 
 @GRAPH
 def test_another_provider_goes_on(sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str) -> None:
-    """Which takes fewer recipients in a call, and says so."""
+    """The service takes fewer recipients in a call, and says so."""
     everyone = crowd(1001)
     sandbox.answer("sendMail", Answer(), Answer(503))
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "deferred"
@@ -674,7 +674,7 @@ def test_a_large_message_to_a_crowd(
 def test_a_fault_at_the_sending_of_a_draft(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, fault: str, number: int
 ) -> None:
-    """Here a lost answer costs nothing: the draft tells."""
+    """Here a lost answer costs nothing: the draft shows what happened."""
     everyone = crowd(501)
     message = scan(3.2, To=everyone[0])
     sandbox.answer("send", *[Answer()] * (number - 1), FAULTS[fault])
@@ -690,7 +690,7 @@ def test_a_fault_at_the_sending_of_a_draft(
 def test_a_draft_that_is_there_twice_is_not_the_next_calls(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, fault: Answer
 ) -> None:
-    """The answer to its making was lost, and it is not found at first."""
+    """The answer to its creation was lost, and it is not found at first."""
     everyone = crowd(501)
     message = scan(3.2, To=everyone[0])
     sandbox.find_lag = 1

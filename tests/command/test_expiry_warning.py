@@ -1,4 +1,4 @@
-"""The admin is told in time that the credentials expire, once a day, in a mail of its own."""
+"""The admin is notified in time that the credentials expire, once a day, in a separate mail."""
 
 from __future__ import annotations
 

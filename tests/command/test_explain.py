@@ -38,7 +38,7 @@ TIME = re.compile(r"\d\d:\d\d:\d\d")
 
 
 class Explained(NamedTuple):
-    """What --explain ended with, and what it says as JSON."""
+    """The exit status of --explain, and its JSON."""
 
     status: int
     says: dict[str, Any]
@@ -71,7 +71,7 @@ def explain(
 
 
 def text_of(home: RelayHome, content: bytes, *arguments: str, user: str = "root") -> str:
-    """What it prints for a person, which no message can forge."""
+    """The text that it prints, which no message can forge."""
     done = by_hand(home, "--explain", *arguments, user=user, message=content)
     assert done.stderr == ""
     assert done.stdout.isascii() or done.stdout.replace("\n", "").replace("\t", "").isprintable()
@@ -108,7 +108,7 @@ def agree(
     sender: str = SENDER,
     client: str = "",
 ) -> tuple[Explained, Delivery]:
-    """Explain a message, then deliver it, and expect that what was said is what happened."""
+    """Explain a message, then deliver it, and expect the delivery to agree with the explanation."""
     sandbox.reset()
     found = explain(home, content, *recipients, sender=sender, client=client)
     assert sandbox.requests == []
@@ -126,7 +126,7 @@ def agree(
     if delivery.verdict == "sent" and (
         found.says["way"]["form"] == "draft" or len(given) == found.says["way"]["calls"]
     ):
-        # No recipient was refused, whom only the provider can tell of.
+        # No recipient was refused, which only the provider could know.
         notices = sandbox.accepted[found.says["way"]["calls"] :]
         assert len(notices) == len(found.says["notices"]["of"])
         assert found.says["sender"]["goes_out_as"] == sandbox.accepted[0].mailbox
@@ -135,7 +135,7 @@ def agree(
 
 
 def expect_the_same(says: dict[str, Any], requests: list[Recorded]) -> None:
-    """What was said is what the provider is given first, whatever it makes of that."""
+    """The provider is given first what the explanation says, no matter how it answers."""
     if says["way"]["form"] != "mime":
         assert says["header"] == sent_form(requests)
         sessions = [one for one in requests if one.path.endswith("/createUploadSession")]
@@ -155,7 +155,7 @@ def expect_the_same(says: dict[str, Any], requests: list[Recorded]) -> None:
 
 @pytest.fixture(autouse=True)
 def compiled(home: RelayHome) -> None:
-    """No start has to compile the program, which takes longer than all that it does."""
+    """No start has to compile the program, which takes longer than everything else it does."""
     home.compile()
 
 
@@ -185,7 +185,7 @@ def each(request: pytest.FixtureRequest, free: RelayHome) -> RelayHome:
 @pytest.mark.parametrize("provider", ["graph", "ses"])
 def test_odd_messages(sandbox: Sandbox, free: RelayHome, provider: str, nightly: bool) -> None:
     use(provider, free)
-    # Each takes two starts, so that with each provider there are others, but at night.
+    # Each takes two starts, so except at night each provider gets different ones.
     every = 1 if nightly else 4
     for name, (content, code) in [*SHAPES.items()][provider == "ses" :: every]:
         # Shown where one fails.
@@ -355,7 +355,7 @@ def test_a_full_window(sandbox: Sandbox, home: RelayHome) -> None:
     found, delivery = agree(sandbox, home, mail(), TO)
     assert delivery.text == "4.4.5 rate limit reached (28/28 per minute), deferring"
     assert (found.says["window"]["calls"], found.says["window"]["limit"]) == (28, 28)
-    # What else would be found then.
+    # Further findings in that case.
     found, _ = agree(sandbox, home, mail(To=None), TO)
     assert [one["code"] for one in found.says["then"]] == ["5.7.1"]
     # Urgent mail has two more.

@@ -1,4 +1,4 @@
-"""What each answer of Graph and Entra makes of a message."""
+"""The outcome of a message for each answer of Graph and Entra."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TRANSIENT = {
     504: "4.3.2",
     599: "4.3.2",
 }
-# The guide's table, which DEFER_ON_CREDENTIAL_FAILURE turns into what waits; 413 is about the message.
+# The guide's table, which DEFER_ON_CREDENTIAL_FAILURE turns into deferrals; 413 is about the message.
 PERMANENT = {400: "5.6.0", 403: "5.7.1", 404: "5.1.8", 413: "5.3.4"}
-# What the guide says nothing of is no verdict.
+# An answer that the guide does not mention is not a verdict.
 UNKNOWN = [402, 405, 406, 411, 415, 422, 451]
-# What stands in front of the provider answers with pages.
+# Systems in front of the provider answer with pages.
 PAGE = b"<html><head><title>Blocked</title></head><body>Ask your administrator.</body></html>"
-# Graph accepts with 202 and nothing else.
+# Graph accepts only with 202.
 NO_SUCCESS = [200, 201, 204, 299, 302, 304, 307]
 
 
@@ -115,7 +115,7 @@ def test_nothing_but_202_is_success(sandbox: Sandbox, deliver: Deliver, status: 
 
 
 def graph(name: str) -> Answer:
-    """An answer of Graph's, in other words."""
+    """An answer of Graph's, with a different text."""
     return provided(f"graph/{name}", message="What Graph says.")
 
 
@@ -125,7 +125,7 @@ def made_up(status: int, code: str) -> Answer:
 
 
 def label(value: object) -> str:
-    """What a case is called: by its status and code."""
+    """The name of a case: its status and code."""
     return f"{value.status} {error_code(value)}" if isinstance(value, Answer) else str(value)
 
 

@@ -55,7 +55,7 @@ def test_the_mailbox_is_the_address_in_the_edited_from(
     sandbox: Sandbox, deliver: Deliver, field: str | None, mailbox: str, edited: str
 ) -> None:
     assert deliver(mail(From=field), "to@external.com").verdict == "sent"
-    # Where another author is replaced, the admin is notified, too.
+    # If another author is replaced, the admin is notified, too.
     message = sandbox.accepted[0]
     assert message.mailbox == mailbox
     assert message.message.get_all("From") == [edited]

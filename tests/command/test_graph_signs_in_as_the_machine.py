@@ -42,7 +42,7 @@ def machine(sandbox: Sandbox, home: RelayHome) -> Iterator[Metadata]:
 
 
 def reset_pause(home: RelayHome) -> None:
-    """Let the pause be over that a fault asks for."""
+    """Let the pause that a fault asks for be over."""
     with lock_held(home):
         state = read(home, ".rate-limit-state")
         state.pop("paused_until", None)

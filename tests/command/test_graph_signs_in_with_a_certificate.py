@@ -74,7 +74,7 @@ def test_the_token_is_kept_and_the_certificate_not_read_again(
 ) -> None:
     assert deliver(mail(), "to@external.com").verdict == "sent"
     times = os.stat(home.path / "relay.pem")
-    # Of the same size and age, and the same file, but no certificate.
+    # Of the same size and age, and in the same file, but not a certificate.
     (home.path / "relay.pem").write_bytes(b"x" * times.st_size)
     os.utime(home.path / "relay.pem", ns=(times.st_atime_ns, times.st_mtime_ns))
     assert deliver(mail(), "to@external.com").verdict == "sent"
@@ -238,9 +238,9 @@ def test_its_date_is_told_from_the_certificate(
 ) -> None:
     found = pair(ends=days + 0.01)
     sandbox.certificates = [found.der]
-    # What somebody typed does not count.
+    # The date that somebody typed does not count.
     use_certificate(home, found, API_EXPIRATION_DATE=in_days(365 if days == 10 else 1))
-    # Also where the token is in the cache, and the certificate is not read.
+    # Also if the token is in the cache and the certificate is not read.
     for _ in range(2):
         assert deliver(mail(), "to@external.com").verdict == "sent"
         (home.path / ".notice-state").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The bearer token for Graph: asked for once, kept, and asked for again where it is due."""
+"""The bearer token for Graph: asked for once, kept, and asked for again when it is due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CACHE = ".graph-token-cache"
 
 
 def count(sandbox: Sandbox, role: str) -> int:
-    """How many requests of a role there were."""
+    """The number of requests of a role."""
     return sum(request.role == role for request in sandbox.requests)
 
 

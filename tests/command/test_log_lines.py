@@ -63,7 +63,7 @@ def test_no_visible_recipient(sandbox: Sandbox, home: RelayHome, deliver: Delive
         assert part in rejected[0]
     if message.startswith(b"From: "):
         assert r"From: alerts@domain.com\r\n" in rejected[0]
-    # What the provider got is the alert.
+    # The provider got the alert.
     assert [accepted.to for accepted in sandbox.accepted] == [["admin@domain.com"]]
     assert "no recipient is named in To or Cc" in sandbox.accepted[0].subject
 
@@ -94,7 +94,7 @@ def test_a_permanent_failure_has_its_traceback(sandbox: Sandbox, home: RelayHome
 
 
 def test_what_the_relay_itself_refuses_has_none(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """It is no fault that somebody has to look into."""
+    """This is not an error that somebody has to look into."""
     assert deliver(mail(To=None), "to@external.com").dsn == "5.7.1"
     assert deliver(mail(), "no address").dsn == "5.1.3"
     home.configure(LARGE_MESSAGES="refuse")

@@ -1,4 +1,6 @@
-"""Where no mail goes out the admin is told in other ways: when that begins, once a day, and when it ends."""
+"""When no mail goes out, the admin is notified in other ways: when that begins, once a day, and when it is
+over.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,10 @@ def webhook(sandbox: Sandbox) -> Iterator[Webhook]:
 
 @pytest.fixture(autouse=True)
 def watched(home: RelayHome, webhook: Webhook) -> Iterator[RelayHome]:
-    """The home, as shipped, with the webhook; nothing of it runs at its end."""
+    """The home, as shipped, with the webhook; none of its processes is left at the end."""
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     home.secrets(ADMIN_WEBHOOK_URL=webhook.url)
-    # A machine that stands still for seconds is no webhook that is away.
+    # A machine that stands still for seconds must not look like an absent webhook.
     change_constants(home, WEBHOOK_SECONDS=50)
     yield home
     webhook.ending.set()
@@ -60,7 +62,7 @@ def watched(home: RelayHome, webhook: Webhook) -> Iterator[RelayHome]:
 
 
 def settle(home: RelayHome) -> None:
-    """Wait until the processes that tell have ended."""
+    """Wait until the processes that report have ended."""
     wait_until(lambda: not processes(home))
 
 
@@ -69,12 +71,12 @@ def send(deliver: Deliver, mailbox: str = ALERTS, **options: str) -> Delivery:
 
 
 def fail(home: RelayHome, deliver: Deliver, number: int = 1) -> None:
-    """So many messages that are deferred, and what is told of them."""
+    """This number of messages that are deferred, and the reports about them."""
     for _ in range(number):
         # A pause that the provider asked for, or its refusal of a mailbox, is over.
         pass_by(home, 4000)
         assert send(deliver).verdict == "deferred"
-        # Who tells reads the state without its lock, which is written here in place.
+        # The reporting process reads the state without its lock, and it is written here in place.
         settle(home)
 
 
@@ -113,7 +115,7 @@ def test_an_event_is_told_once(
     assert abs(told["since"] - (began - MINUTES * 60)) < 60
     assert (told["attempts"], told["cause"], told["status"]) == (5, "provider fault", "4.3.2")
     assert "HTTP 503 out of" in told["reason"]
-    # A mail cannot tell of it.
+    # A mail cannot report it.
     assert sandbox.accepted == []
     status = by_hand(watched, "--status")
     assert status.returncode == 2
@@ -154,7 +156,7 @@ def test_credentials_at_once(
     for _ in range(3):
         assert send(deliver).verdict == ("deferred" if defer else "bounced")
     settle(watched)
-    # What goes back is told of as well.
+    # Bounced mail is reported as well.
     assert webhook.events == ["opened", *["notice"] * (not defer)]
     post = webhook.posts[0]
     assert "API_SECRET has expired" in post.json["incident"]["cure"]
@@ -176,7 +178,7 @@ def test_credentials_at_once(
 def test_one_that_is_over_before_it_is_told_is_not_told(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
 ) -> None:
-    """The notice of the one message that went back is accepted."""
+    """The notice about the one bounced message is accepted."""
     watched.configure(DEFER_ON_CREDENTIAL_FAILURE=False)
     sandbox.answer("token", EXPIRED._replace(times=1))
     assert send(deliver).verdict == "bounced"
@@ -243,7 +245,7 @@ def test_a_mailbox_of_which_a_mail_tells_is_no_incident(
 def test_a_mailbox_that_is_refused_for_days_is_no_incident(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
 ) -> None:
-    """A day later it takes until the provider is asked again that the next mail tells of it."""
+    """A day later the next mail reports it only after the provider has been asked again."""
     sandbox.answer("sendMail", DENIED._replace(times=1))
     assert send(deliver, NETWORK).verdict == "deferred"
     state = read(watched, NOTICES)
@@ -275,7 +277,7 @@ def test_a_mailbox_whose_mail_goes_back_is_no_incident_where_mails_tell_of_it(
 def test_what_failed_before_a_long_break_is_no_part_of_an_incident(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver, hours: float
 ) -> None:
-    """The machine was off for the night, and its network is not up yet when Postfix tries again."""
+    """The machine was off for the night, and its network is still down when Postfix tries again."""
     sandbox.answer("sendMail", AWAY)
     fail(watched, deliver)
     pass_by_incident(watched, hours * 3600)
@@ -289,7 +291,7 @@ def test_what_failed_before_a_long_break_is_no_part_of_an_incident(
 def test_a_mailbox_s_mail_that_goes_back_now_and_then(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
 ) -> None:
-    """Nobody tries that again: a long break between two messages is none of the incident's."""
+    """Nobody tries that again: a long break between two messages is not part of the incident."""
     watched.configure(DEFER_ON_CREDENTIAL_FAILURE=False)
     sandbox.answer("sendMail", DENIED)
     assert send(deliver).verdict == "bounced"
@@ -318,7 +320,7 @@ def test_nobody_is_told_of_an_end_long_ago(
 def test_a_mailbox_of_which_no_mail_can_tell_is_told_of_once(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
 ) -> None:
-    """It is the only one that sends, and the default one: the incident tells of it, and then its end."""
+    """It is the only one that sends, and the default one: the incident reports it, and then its end."""
     open_incident(sandbox, watched, deliver, DENIED)
     assert webhook.events == ["opened"]
     assert held_notices(watched, "credentials").keys() == {ALERTS}
@@ -329,7 +331,7 @@ def test_a_mailbox_of_which_no_mail_can_tell_is_told_of_once(
     assert notice.mailbox == NETWORK
     assert f" x {ALERTS}" in notice.raw.decode()
     assert read(watched, NOTICES)["credentials"]["held"] == {}
-    # It is refused yet, of which the admin knows.
+    # It is still refused, and the admin knows that.
     sandbox.answer("sendMail", DENIED)
     fail(watched, deliver)
     pass_by_incident(watched, MINUTES * 60)
@@ -377,7 +379,7 @@ def test_a_webhook_that_fails_is_tried_again_later(
     pass_by_incident(watched, 60)
     fail(watched, deliver, 3)
     assert webhook.events[posts:] == ["opened"]
-    # The system's log was told at first.
+    # The system's log got the first report.
     assert watched.log().count("INCIDENT: ") == 1
 
 
@@ -421,7 +423,7 @@ def test_several_processes_tell_once(
         assert {done.verdict for done in pool.map(lambda _: send(deliver), range(5))} == {"deferred"}
     webhook.wait_for(1)
     again(sandbox)
-    # While that is being told it is over: one after the other.
+    # It is over while that is being reported: one report after the other.
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url, API_EXPIRATION_DATE="2099-01-01")
     with ThreadPoolExecutor(5) as pool:
         assert {done.verdict for done in pool.map(lambda _: send(deliver), range(5))} == {"sent"}
@@ -444,7 +446,7 @@ def test_who_died_while_it_told_is_followed_by_another(
     webhook.hangs = False
     pass_by_incident(watched, AGAIN_SECONDS)
     fail(watched, deliver, 2)
-    # Told once too often at most.
+    # Reported once too often at most.
     assert webhook.events == ["opened", "opened"]
 
 
@@ -490,7 +492,7 @@ def test_it_warns_of_the_credentials_end(
 
 
 def posted(sandbox: Sandbox, home: RelayHome, webhook: Webhook, deliver: Deliver, form: str) -> list[Post]:
-    """What is posted of an incident, and of its end."""
+    """The posts about an incident, and about its end."""
     home.secrets(ADMIN_WEBHOOK_URL=webhook.url, ADMIN_WEBHOOK_FORMAT=form)
     open_incident(sandbox, home, deliver)
     again(sandbox)
@@ -687,7 +689,7 @@ def test_send_test_tells_both_channels(sandbox: Sandbox, watched: RelayHome, web
     assert done.returncode == 0 and SECRET_PATH not in done.stdout + done.stderr
     assert "warn  the webhook at a..b did not accept the test: LocationParseError; check" in done.stdout
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url)
-    # A failure by hand is no attempt of a message's.
+    # A failure by hand is not an attempt to deliver a message.
     webhook.status = 200
     sandbox.answer("token", EXPIRED)
     (watched.path / ".graph-token-cache").unlink()

@@ -16,7 +16,7 @@ TEXTS = {
     "graph": "requests is required for the Graph provider",
     "ses": "boto3 is required for the SES provider",
 }
-# What is imported of boto3 is what it is built on.
+# The relay imports the library that boto3 is built on.
 PACKAGES = {"graph": "requests", "ses": "botocore"}
 
 

@@ -1,4 +1,4 @@
-"""Dashboards and alerts use these names: new ones may come, but none of them goes or becomes another."""
+"""Dashboards and alerts use these names: new ones may be added, but none is removed or renamed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ METRICS = {
     'window_sender_calls{sender=""}',
     "window_waiting",
 }
-# The values of the labels whose names are not a site's own.
+# The values of the labels that do not depend on the site.
 OUTCOMES = ("delivered", "deferred", "bounced", "rejected", "overridden", "notices")
 QUEUES = ("incoming", "active", "deferred", "hold")
 BOUNDS = ("1", "2", "5", "10", "30", "60", "120", "300", "600", "1800", "3600", "14400", "86400", "+Inf")
@@ -63,14 +63,14 @@ OF_MAILBOXES = ("calls_by_sender", "recipients_today", "paused_seconds", "refuse
 
 @pytest.fixture
 def watched(sandbox: Sandbox, home: RelayHome) -> Watched:
-    """A relay of which there is something to tell in each place."""
+    """A relay that has something to report in each place."""
     relay = Watched(home)
     relay.have_something_of_all(sandbox)
     return relay
 
 
 def paths(value: Any, path: str = "") -> set[str]:
-    """The ways to the values in an object, with "*" for a mailbox."""
+    """The paths to the values in an object, with "*" for a mailbox."""
     if not isinstance(value, dict):
         return {path}
     assert value, path
@@ -93,7 +93,7 @@ def test_names_of_fields_stay(watched: Watched) -> None:
 
 
 def test_new_names_are_in_the_lists(watched: Watched) -> None:
-    """What is not in the lists is promised to nobody: put it there."""
+    """A name that is not in the lists is not promised to anybody: put it there."""
     families = re.findall("^# TYPE postfix_api_relay_(.*) ", watched.show("prometheus").text, re.MULTILINE)
     known = {re.sub("(_bucket|_sum|_count)?({.*)?$", "", name) for name in METRICS}
     assert set(families) - known == set()

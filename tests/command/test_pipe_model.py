@@ -1,4 +1,4 @@
-"""The model of pipe(8) against what its source says; the real Postfix is asked the same cases elsewhere."""
+"""The model of pipe(8) agrees with its source; the real Postfix is asked the same cases elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The window of 60 seconds: who gets a place in it, and what a deferral costs."""
+"""The window of 60 seconds: who gets a slot in it, and what a deferral costs."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_quota_is_asked_for_again_after_a_day(
 def test_a_quota_that_cannot_be_had_is_28(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, seconds: float
 ) -> None:
-    """For an hour where it is refused for good, and for a minute where that passes."""
+    """For an hour if it is refused permanently, and for a minute if the refusal is transient."""
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
     fill(home, 27)
     sandbox.answer("quota", answer)
@@ -308,7 +308,7 @@ def test_a_broken_quota_stops_nothing_and_heals(home: RelayHome, deliver: Delive
     assert state(home)["quota"]["limit"] == 14 * 60
 
 
-# The first would count if it had ended as long ago, and is still to come when the command has started.
+# The first one would count if it had ended as long ago, and has still to come when the command has started.
 @pytest.mark.parametrize(("seconds", "ended"), [(55, True), (3600, False), (1e9, True)])
 def test_calls_of_the_future_do_not_count(
     home: RelayHome, deliver: Deliver, seconds: float, ended: bool

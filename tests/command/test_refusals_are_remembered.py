@@ -1,4 +1,4 @@
-"""A mailbox that the provider refuses is left alone for a while, and takes no place from the others."""
+"""A mailbox that the provider refuses is left alone for a while, and takes no slot from the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ DENIED = provided("graph/access-denied")
 
 @pytest.fixture
 def shipped(home: RelayHome) -> Iterator[RelayHome]:
-    """The home, which keeps what is refused for the account, and tells nobody, as it has no other mailbox."""
+    """The home, which keeps mail that is refused for the account, and notifies nobody, because it has no
+    other mailbox.
+    """
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     yield home
 
@@ -39,12 +41,12 @@ def send(deliver: Deliver, mailbox: str = ALERTS, **options: Any) -> Delivery:
 
 
 def calls(sandbox: Sandbox) -> int:
-    """How many messages were offered to the provider."""
+    """The number of messages that were offered to the provider."""
     return [request.role for request in sandbox.requests].count("sendMail")
 
 
 def rest_of(home: RelayHome, key: str = ALERTS) -> float:
-    """For how many seconds it is left alone yet."""
+    """The number of seconds for which it is still left alone."""
     until: float = read(home, WINDOW)["refused"]["by"][key][0]
     return until - clock()
 
@@ -60,7 +62,7 @@ def test_a_refused_mailbox_makes_no_call_and_takes_no_place(
     for number in range(3):
         later = send(deliver, queue_id=f"later{number}")
         assert later[:3] == ("deferred", dsn, 75)
-        # What was said stays to be read, and when it is asked again.
+        # The reason stays readable, and the time of the next attempt.
         assert first.text.split(";")[0] in later.text
         assert "; asked again at " in later.text
     assert calls(sandbox) == made

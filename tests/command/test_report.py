@@ -1,4 +1,4 @@
-"""--report tells from the log who sent what, how long it took, and who has fallen silent."""
+"""--report says, from the log, who sent what, how long it took, and who has fallen silent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAS, ADDRESS, RECIPIENT = "nas@domain.com", "192.168.1.30", "admin@domain.com"
 MINUTE, HOUR, DAY, WEEK = 60.0, 3600.0, 86400.0, 604800.0
 DIGITS = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 UTC = "+00:00"
-# Runs a command, and prints the most memory that it took, in kB.
+# Runs a command, and prints its peak memory in kB.
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -92,7 +92,7 @@ def put(home: RelayHome, *lines: str, name: str = LOG, mode: int = 0o644, age: f
 
 
 def text_of(home: RelayHome, *options: object, user: str = "root") -> str:
-    """What it prints; it changes nothing."""
+    """Its output; it changes nothing."""
     before = tree(home.path)
     done = by_hand(home, "--report", *options, user=user)
     assert (done.returncode, done.stderr) == (0, "")
@@ -299,7 +299,7 @@ def test_causes_that_differ_in_figures_are_one(home: RelayHome) -> None:
 def every(
     gap: float, first: float, last: float, client: str = ADDRESS, at_once: int = 1, sender: str = NAS
 ) -> list[str]:
-    """Messages at a regular gap, from so many seconds ago to so many."""
+    """Messages at a regular gap, between two times, in seconds ago."""
     now, ages = time.time(), list[float]()
     while first >= last:
         ages += [first - n for n in range(at_once)]
@@ -308,7 +308,7 @@ def every(
 
 
 def office_hours(end: float) -> list[str]:
-    """Every ten minutes from 8 to 18 on working days of four weeks, up to so many seconds ago."""
+    """Every ten minutes from 8 to 18 on working days of four weeks, up to this number of seconds ago."""
     now = time.time()
     midnight = now - now % DAY
     # The days are counted back from yesterday evening, as if that were a Friday's before a weekend.
@@ -374,7 +374,7 @@ def test_another_client_with_the_same_sender_does_not_hide_it(home: RelayHome) -
     others = every(DAY, 15 * DAY, 0, "192.168.1.31")
     [row] = silent(home, every(DAY, 15 * DAY, 5 * DAY) + others)
     assert row["client"] == ADDRESS
-    # Nor does one that comes when it has been missed for long.
+    # Neither does one that comes when it has been missed for long.
     [row] = silent(home, every(DAY, 25 * DAY, 15 * DAY) + every(DAY, 4 * DAY, 0, "192.168.1.31"))
     assert row["client"] == ADDRESS
 
@@ -400,7 +400,7 @@ def test_all_that_is_rotated_away_is_read(home: RelayHome) -> None:
     ]
     for age, name in enumerate(reversed(names)):
         put(home, message(now - age * HOUR - MINUTE), name=name, age=age * HOUR)
-    # Neither a second name of a file, nor one that is being compressed, nor what is no log.
+    # Neither a second name of a file, nor one that is being compressed, nor a file that is not a log.
     os.link(home.path / LOG, home.path / f"{LOG}.9")
     put(home, message(now - 4 * HOUR), name=f"{LOG}.1.gz")
     put(home, message(now - 5 * HOUR), name=f"{LOG}.bak")
@@ -550,7 +550,7 @@ def test_a_report_that_cannot_be_made(home: RelayHome, arguments: list[str], sai
 
 
 def test_a_long_log_takes_little_memory(home: RelayHome) -> None:
-    """What has ended before the period is forgotten."""
+    """Messages that ended before the period are forgotten."""
     now = time.time()
     old = [message(now - 20 * DAY + n) for n in range(100_000)]
     measured = []
@@ -564,7 +564,7 @@ def test_a_long_log_takes_little_memory(home: RelayHome) -> None:
 
 
 def test_a_log_without_an_end_is_given_up(home: RelayHome) -> None:
-    """The account can make one of any size: what is read until then is told."""
+    """The account can make one of any size: the report covers what was read until then."""
     change_constants(home, LOG_READ_SECONDS=1)
     put(home, message(time.time() - MINUTE), name=f"{LOG}.1", age=HOUR)
     os.truncate(put(home, ""), 1 << 42)
@@ -574,7 +574,7 @@ def test_a_log_without_an_end_is_given_up(home: RelayHome) -> None:
 
 
 def test_a_log_larger_than_the_memory_is_given_up(home: RelayHome) -> None:
-    """A line of the account's own, of which the reading takes more than a delivery may have."""
+    """A line that the account has written, and that takes more to read than a delivery may use."""
     when = time.time() - MINUTE
     put(home, message(when), name=f"{LOG}.1", age=HOUR)
     put(home, delivered(when, "x").replace("'Test'", "'" + r"\\" * 2_000_000))

@@ -1,4 +1,4 @@
-"""The sandbox itself: a test of the relay is worth what the provider it talks to checks."""
+"""The sandbox itself: a test of the relay is worth only as much as the checks of its provider."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 MAIL = b"From: alerts@domain.com\r\nTo: to@domain.com\r\nSubject: =?utf-8?q?caf=C3=A9?=\r\n\r\nText.\r\n"
 LIMIT = 60.0
-# Where it is the read that is to time out, what comes before must not; and the other way round.
+# If the read should time out, the steps before it must not; and the other way round.
 SHORT_READ = (LIMIT, 0.3)
 SHORT_CONNECT = (0.3, LIMIT)
 MIB = 1024 * 1024
@@ -67,7 +67,7 @@ class Served(NamedTuple):
 
 
 def ask_token(sandbox: Sandbox | Served, tenant: str = "tenant-id", **changes: str) -> requests.Response:
-    """Ask for a token as the relay should, but for the changes."""
+    """Ask for a token as the relay should, except for the changes."""
     form = {
         "grant_type": "client_credentials",
         "scope": f"{sandbox.url}/.default",
@@ -86,7 +86,7 @@ def send(
     body: bytes | None = None,
     **headers: str,
 ) -> requests.Response:
-    """Send a message as the relay should, with a token that is good for a Sandbox, but for the changes."""
+    """Send a message as the relay should, with a token that a Sandbox knows, except for the changes."""
     if isinstance(sandbox, Sandbox):
         sandbox.tokens.add("known")
     usual = {"Authorization": "Bearer known", "Content-Type": "text/plain"}
@@ -207,12 +207,12 @@ def test_graph_takes_a_request_of_exactly_its_limit(sandbox: Sandbox) -> None:
 
 @pytest.fixture
 def client(sandbox: Sandbox) -> GraphClient:
-    """A client of Graph that does all right."""
+    """A client of Graph that does everything right."""
     return GraphClient(sandbox)
 
 
 def outcome(response: requests.Response) -> tuple[int, str]:
-    """Status and error code of an answer, the code empty where it is none."""
+    """Status and error code of an answer; the code is empty if there is none."""
     return code(response) if response.status_code >= 400 else (response.status_code, "")
 
 
@@ -537,7 +537,7 @@ def test_a_mailbox_has_a_limit_of_its_own(sandbox: Sandbox, client: GraphClient)
     draft = client.new_draft()
     assert client.attach(draft, json_file(TEXT._replace(data=bytes(2000)))).status_code == 201
     url = client.session(draft, json_item(LARGE)).json()["uploadUrl"]
-    # Only in its middle it turns out to be too large.
+    # It turns out to be too large only in the middle.
     assert client.put(url, bytes(2 * MIB), 0, SIZE).status_code == 200
     over = client.put(url, bytes(SIZE - 2 * MIB), 2 * MIB, SIZE)
     assert outcome(over) == (413, "ErrorMessageSizeExceeded")
@@ -665,7 +665,7 @@ def take(client: GraphClient, step: Role, draft: str, url: str) -> requests.Resp
 
 
 def done(sandbox: Sandbox) -> tuple[int, int, int, int, int]:
-    """What has been done, in numbers: messages, drafts, their files, bytes of a file, and what was sent."""
+    """The work done, in numbers: messages, drafts, their files, bytes of a file, and sent messages."""
     files = sum(len(draft.files) for draft in sandbox.messages.values())
     there = sum(upload.there for upload in sandbox.sessions.values())
     return len(sandbox.messages), len(sandbox.sessions), files, there, len(sandbox.accepted)
@@ -683,7 +683,7 @@ def test_every_step_can_fail(sandbox: Sandbox, client: GraphClient, step: Role) 
         take(client, step, draft, url)
     assert take(client, step, draft, url).status_code == 504
     assert done(sandbox) == before
-    # And it can be done without an answer that says so.
+    # And it can succeed without an answer that says so.
     sandbox.answer(step, Answer(action="accept-then-reset"))
     with pytest.raises(requests.ConnectionError):
         take(client, step, draft, url)
@@ -973,7 +973,7 @@ def test_delay_and_drip(sandbox: Sandbox) -> None:
 
 def test_a_truncated_answer(sandbox: Sandbox) -> None:
     sandbox.answer("other", Answer(200, body=b"0123456789", action="truncate"))
-    # Not requests: with an older urllib3 it takes what comes for the whole.
+    # Not requests: with an older urllib3 it takes a part of the answer for the whole.
     context = ssl.create_default_context(cafile=str(sandbox.ca_file))
     address = urllib.parse.urlsplit(sandbox.url).netloc
     with contextlib.closing(http.client.HTTPSConnection(address, timeout=LIMIT, context=context)) as client:

@@ -1,4 +1,4 @@
-"""--send-test sends one message, as a delivery would, and prints what the provider says."""
+"""--send-test sends one message, as a delivery would, and prints the provider's answer."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_slip_is_told_of_in_one_line_and_counts_for_nothing(
 @pytest.mark.parametrize("word", ["--chek", "check", "-check", "--send-test", "--send-test=a@b.org"])
 @pytest.mark.parametrize("arguments", [["4ZxTestQid"], ["a@b.org", ""]])
 def test_what_postfix_starts_is_never_a_slip(home: RelayHome, word: str, arguments: list[str]) -> None:
-    """Its sender may be called so, and the status of a slip would bounce the mail."""
+    """A sender may have this name, and an option's exit status would bounce the mail."""
     assert run(home, [str(home.script), word, *arguments], mail())[:3] == ("deferred", "4.3.5", 75)
 
 
@@ -231,7 +231,7 @@ def test_a_message_by_hand_may_have_a_sender_like_a_slip(sandbox: Sandbox, home:
 
 
 def test_on_a_terminal_an_error_is_a_line_of_its_own(home: RelayHome) -> None:
-    """Postfix takes it without a line end, behind which a shell's prompt would stand."""
+    """Postfix takes it without a line end, and a shell's prompt would follow on the same line."""
     terminal, end = os.openpty()
     subprocess.run([home.script, "-c"], stderr=end, timeout=60)
     os.close(end)

@@ -1,4 +1,4 @@
-"""As whom a message goes out, and what the admin hears of it."""
+"""The sender that a message goes out from, and the notices to the admin."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_null_sender_of_a_device_silences_no_failure(sandbox: Sandbox, deliver
 def test_a_trusted_device_may_send_for_its_users(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, author: str, client: str, kept: bool, envelope: str
 ) -> None:
-    """MAIL FROM is the device, and From whoever scans."""
+    """MAIL FROM is the device, and From is the person who scans."""
     home.configure(TRUSTED_DEVICE_IPS=["10.1.1.20"], TRUSTED_DEVICE_DOMAINS=["domain.com"])
     deliver(mail(From=author), "to@external.com", sender=envelope, client=client)
     first = sandbox.accepted[0]

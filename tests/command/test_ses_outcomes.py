@@ -1,4 +1,4 @@
-"""What each answer of Amazon SES makes of a message."""
+"""The outcome of a message for each answer of Amazon SES."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def answered(case: Case, text: str) -> Answer:
 
 
 def label(value: object) -> str:
-    """What a case is called."""
+    """The name of a case."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -214,7 +214,7 @@ def test_an_answer_of_something_in_between_is_no_verdict(
 
 
 def test_an_error_in_xml_is_ses_s_own(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
-    """Its first interface's form, which its front end uses for whoever has no business there."""
+    """The form of its first interface, which its front end uses for unauthorized clients."""
     sandbox.answer("ses", provided("ses/quota-access-denied", message="No."))
     delivery = deliver(mail(), "to@external.com")
     assert delivery[:3] == ("bounced", "5.7.1", 1)

@@ -83,7 +83,7 @@ def printing(keys: SessionKeys, **changes: object) -> str:
 
 
 def age(home: RelayHome, **seconds: float) -> None:
-    """Let the cached keys end, or be due for renewal, so many seconds from now."""
+    """Let the cached keys expire, or be due for renewal, this number of seconds from now."""
     cache = read(home, KEYS)
     now = time.time()
     if "ends" in seconds:
@@ -160,11 +160,11 @@ def test_a_shared_file_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
     use_machine(home, AWS_PROFILE="relay", AWS_SHARED_CREDENTIALS_FILE=str(file))
     assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     assert "x-amz-security-token" not in sandbox.requests[0].headers
-    # What tells no end is asked for again within the hour.
+    # Keys without an expiry date are asked for again within the hour.
     assert read(home, KEYS)["ends"] <= time.time() + 3600
 
 
-# ---- No keys: the mail waits, whatever the reason
+# ---- No keys: the mail waits, for any reason
 
 
 @pytest.mark.parametrize("switch", [True, False])
@@ -279,7 +279,7 @@ def test_keys_without_a_good_end_are_none(
         metadata.use_instance(home)
     delivery = pipe(home, mail(), RECIPIENT)
     if (service, ending) == ("instance", "past"):
-        # The SDK takes it for a fault of the service: SES is to tell.
+        # The SDK takes it for a fault of the service: SES has to decide.
         assert delivery.verdict == "sent"
     else:
         expect_none(delivery)
@@ -343,7 +343,7 @@ def test_a_program_that_hangs_is_ended_in_time(home: RelayHome) -> None:
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_looks_for_keys_does_not_outlive_a_delivery_that_is_killed(home: RelayHome, ends: bool) -> None:
     change_constants(home, CHAIN_SECONDS=5)
-    # One that hangs, and one that has an answer when nobody wants it any more.
+    # One that hangs, and one that has an answer when nobody needs it any longer.
     use_process(home, "sleep 2; exit 1" if ends else "sleep 4711.75; true")
     command = [str(home.script), "--", "alerts@domain.com", "4ZxTestQid", RECIPIENT, ""]
     process = subprocess.Popen(
@@ -358,7 +358,7 @@ def test_what_looks_for_keys_does_not_outlive_a_delivery_that_is_killed(home: Re
     assert process.stdout.read() == b""
     process.wait()
     wait_until(lambda: not processes(home), 20)
-    # It has not gone on in the place of the delivery.
+    # It has not continued in place of the delivery.
     assert [line.split()[1] for line in home.log().splitlines()] == ["PROCESSING:", "SENDER:", "CLASSIFIED:"]
     if not ends:
         assert not running("sleep 4711.75")
@@ -414,7 +414,7 @@ def test_keys_in_their_last_minute_are_not_used(metadata: AwsMetadata, instance:
 def test_keys_that_are_short_lived_are_not_asked_for_by_each_message(
     metadata: AwsMetadata, instance: RelayHome
 ) -> None:
-    """The metadata service has its old ones until five minutes before their end."""
+    """The metadata service returns its old keys until five minutes before they expire."""
     metadata.lifetime = 660
     for _ in range(3):
         assert pipe(instance, mail(), RECIPIENT).verdict == "sent"
@@ -429,7 +429,7 @@ def test_refused_keys_are_asked_for_once_more(
     assert pipe(instance, mail(), RECIPIENT).verdict == "sent"
     assert metadata.steps == ASKED * 2
     assert [request.status for request in sandbox.requests] == [200, 403, 200]
-    # Each call has a place in the window.
+    # Each call has a slot in the window.
     assert len(read(instance, ".rate-limit-state")["calls"]) == 3
 
 
@@ -474,7 +474,7 @@ def test_a_shared_file_that_changes_is_read_again(sandbox: Sandbox, home: RelayH
     old, new = sandbox.issue_keys(), sandbox.issue_keys()
     for keys in (old, new):
         use_process(home, printing(keys))
-        # The program is none of the files that are looked at; the config file is.
+        # The program is not one of the files that are looked at; the config file is.
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     tokens = [request.headers["x-amz-security-token"] for request in sandbox.requests]
     assert tokens == [old.token, new.token]
@@ -506,7 +506,7 @@ def test_a_proxy_is_for_sts_and_not_for_the_metadata(
         assert len(proxy.targets) == 1
         use_web_identity(home, sandbox.url)
         home.configure(RATE_LIMIT_PER_MINUTE=28, HTTPS_PROXY=proxy.url)
-        # CA_BUNDLE is what lets this be trusted.
+        # This is trusted because of CA_BUNDLE.
         sandbox.answer("quota", answer)
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
         assert len(proxy.targets) == 3

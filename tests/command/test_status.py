@@ -1,4 +1,4 @@
-"""--status tells at a glance what the relay does, to a person, to Nagios and to Prometheus."""
+"""--status shows at a glance what the relay does, to a person, to Nagios and to Prometheus."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched,
         # Of the replaced sender, and of the two bounces.
         "notices": 3,
     }
-    # All that was asked of the provider but the tokens.
+    # All requests to the provider except those for tokens.
     assert watched.json()["window"]["calls"] == sum(seen.role == "sendMail" for seen in sandbox.requests) == 8
     since = read(watched.home, WINDOW)["counters"]["since"]
     time.sleep(1.1)
@@ -185,7 +185,7 @@ def test_the_worst_comes_first(watched: Watched) -> None:
 
 
 def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:
-    """Whatever else an account that was taken over has put there."""
+    """Anything else that an account that was taken over has put there."""
     home = watched.home
     for name, content, mode in (
         ("Left-1", b'{"over": true}', 0o600),
@@ -209,7 +209,7 @@ def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:
 def test_recipients_of_a_mailbox(watched: Watched, number: int, status: int, share: str) -> None:
     hour = int(time.time() // 3600)
     counted = [[hour - 23, number - 1, "ups@example.org"], [hour, 1, "ups@example.org"]]
-    # None of a day before, and none of SES's.
+    # No recipients of the day before, and none of SES.
     watched.put_state(recipients=[[hour - 30, 9_999, "ups@example.org"], [hour, 9_999, ""], *counted])
     shown, text = watched.show(), f"{number} recipients today as ups@example.org, {share} of 10000"
     assert shown.status == status
@@ -318,7 +318,7 @@ def test_who_has_most_of_the_queue(
 
 
 def test_a_storm_comes_last_of_the_warnings(watched: Watched) -> None:
-    """Nothing stands behind the command, and a sender makes no line of its own."""
+    """Nothing follows the command, and a sender cannot make a line of its own."""
     watched.home.secrets(API_EXPIRATION_DATE=in_days(5))
     watched.queue(*[("deferred", 1000, 'a|b\n"\u202e\\@x.org')] * 25)
     shown, found = watched.show(), watched.json()
@@ -438,7 +438,7 @@ def test_secrets_with_many_keys_take_no_time(watched: Watched) -> None:
 def test_an_output_that_cannot_be_written(watched: Watched, command: str, output: str) -> None:
     """75 would mean nothing to a monitor, and 1 something else."""
     words = command.replace("=", " ")
-    # Who reads it, if anybody, has ended before.
+    # The reader, if there is one, has ended before.
     line = f"exec {output}; wait $!; {watched.home.script} {words}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -455,7 +455,9 @@ def test_only_root_and_the_owner_see_it(watched: Watched) -> None:
 
 
 def test_a_command_that_has_a_bar_is_left_to_the_check(watched: Watched) -> None:
-    """A plugin's output has one bar, and with another sign in its place the command does something else."""
+    """A plugin's output has only one bar, and the command with another character in its place would do
+    something else.
+    """
     os.chown(watched.home.path / SECRETS, 0, 0)
     summary = watched.show().text.splitlines()[0]
     said = "belongs to root, is a link or no file: nothing is delivered as root"
@@ -524,7 +526,7 @@ def test_held_notices_and_processes_that_wait(watched: Watched) -> None:
     hold_notices(watched.home, "override", {"a@x.org": 3, "b@x.org": 1}, 5)
     hold_notices(watched.home, "failure", {"a@x.org": 2}, 5)
     with subprocess.Popen(["sleep", "600"], user=watched.home.account.pw_uid) as waiter:
-        # A process of another account is none of the relay's.
+        # A process of another account is not the relay's.
         watched.put_state(waiting=[[clock() + 250, pid, ""] for pid in (waiter.pid, os.getpid())])
         try:
             shown, found, metrics = watched.show(), watched.json(), watched.show("prometheus").metrics
@@ -592,7 +594,7 @@ def renames(home: RelayHome, *, to: str, **changes: Any) -> int:
 
 
 def test_counting_takes_no_further_write(sandbox: Sandbox, home: RelayHome) -> None:
-    """A delivery takes its place, and settles; a deferral settles; nothing is written beside that."""
+    """A delivery takes its slot, and settles; a deferral settles; nothing else is written."""
     assert renames(home, to=WINDOW) == 2
     assert read(home, WINDOW)["counters"]["delivered"] == 1
     sandbox.answer("sendMail", Answer(503))
@@ -615,7 +617,7 @@ UNKNOWN = graph_error(400, "NeverHeardOf", "What Graph says.")
 
 
 def send(deliver: Deliver, mailbox: str = UPS) -> str:
-    """Hand over a message of this mailbox, and say what became of it."""
+    """Hand over a message of this mailbox, and return its outcome."""
     return deliver(mail(From=mailbox), RECIPIENT, sender=mailbox).verdict
 
 
@@ -623,7 +625,7 @@ def send(deliver: Deliver, mailbox: str = UPS) -> str:
 def test_refused_credentials_are_critical_at_once(
     sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
 ) -> None:
-    """Whether mail waits for them or goes back, and with the key that is to be edited in the first line."""
+    """Whether mail is deferred for them or bounced, and with the key to edit in the first line."""
     watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
     assert watched.show().status == 0
     sandbox.answer("token", EXPIRED._replace(times=None))
@@ -648,7 +650,7 @@ def test_refused_credentials_are_critical_at_once(
 def test_a_refused_mailbox_is_a_warning_until_its_mail_is_accepted(
     sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
 ) -> None:
-    """That of others goes out; where none does, that is an incident."""
+    """Mail of other mailboxes goes out; if none does, it is an incident."""
     watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
     sandbox.answer("sendMail", DENIED)
     assert send(deliver) == ("deferred" if defer else "bounced")

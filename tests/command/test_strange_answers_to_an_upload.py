@@ -1,4 +1,4 @@
-"""Whatever is said of an upload: no draft leaves without a part of it, or waits for one for ever."""
+"""With any answer to an upload, no draft is sent without a part of it, or waits for one forever."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_pages_for_ranges_send_nothing(sandbox: Sandbox, home: RelayHome, delive
 
 
 def ranges(*expected: object) -> Answer:
-    """What Graph says to have of a file."""
+    """The part of a file that Graph says it has."""
     told = provided("graph/upload-progress")
     return told._replace(body=json.dumps({**json.loads(told.body), "nextExpectedRanges": expected}).encode())
 
@@ -185,7 +185,7 @@ def test_a_draft_that_may_not_be_deleted_bounces_nothing_that_others_have_got(
 def test_the_right_to_look_for_drafts_is_not_the_right_to_send(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """What a large message lacks stops no small one."""
+    """A permission that a large message lacks does not stop small ones."""
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     sandbox.answer("draft", LOST)
     sandbox.answer("find", DENIED)

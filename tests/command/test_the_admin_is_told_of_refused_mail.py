@@ -1,4 +1,6 @@
-"""Mail that waits for the account or a mailbox is told of: by mail as soon as any goes, and by --status."""
+"""Mail that is waiting for the account or a mailbox is reported: by mail as soon as any goes out, and by
+--status.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ REFUSALS = {
 
 @pytest.fixture(autouse=True)
 def shipped(home: RelayHome) -> RelayHome:
-    """As shipped, what is refused for the account waits."""
+    """As shipped: mail that is refused for the account is deferred."""
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     return home
 
@@ -61,7 +63,7 @@ def test_once_a_day_for_a_mailbox(sandbox: Sandbox, shipped: RelayHome, deliver:
         sandbox.answer("sendMail", REFUSALS["unknown"][0])
         send(deliver, NETWORK)
         assert len(told(sandbox)) == 1
-    # The admin knows it: an accepted message tells it no second time.
+    # The admin knows: an accepted message does not cause a second report.
     assert send(deliver, ALERTS).verdict == "sent"
     assert len(told(sandbox)) == 1
 
@@ -84,7 +86,7 @@ def test_by_the_first_mailbox_that_works_where_the_default_one_does_not(
     assert f"HTTP {answer.status}" in text
     assert f"1 x {ALERTS}" in text
     assert read(shipped, NOTICES)["credentials"]["held"] == {}
-    # Within the day the admin knows it, however often that mailbox is tried again.
+    # For a day the admin knows, no matter how often that mailbox is tried again.
     for _ in range(3):
         pass_by(shipped, 1800)
         sandbox.answer("sendMail", answer)
@@ -155,7 +157,7 @@ def test_status_names_a_message_that_is_refused_alone(
         f"the provider has refused mail of {ALERTS}, message 4zStuck since "
         in by_hand(shipped, "--status").stdout
     )
-    # It stops no other, and is over once it is accepted itself.
+    # It does not stop others, and is over once it is accepted itself.
     assert deliver(mail(), "to@external.com", queue_id="4zOther").verdict == "sent"
     assert by_hand(shipped, "--status").returncode == 2
     assert deliver(mail(), "to@external.com", queue_id="4zStuck").verdict == "sent"

@@ -1,4 +1,4 @@
-"""The shipped example's limits are what an installation runs with that starts from it."""
+"""An installation that starts from the shipped example runs with its limits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_message_waits_for_its_place_in_graphs_limit(example: RelayHome) -> No
 def test_a_burst_of_one_sender_makes_one_notice(
     sandbox: Sandbox, example: RelayHome, deliver: Deliver
 ) -> None:
-    """The others would take places from mail; they are counted in the next notice."""
+    """The others would take slots from mail; they are counted in the next notice."""
     for number in range(20):
         delivery = deliver(mail(From="ups@elsewhere.com"), "to@external.com", sender="ups@elsewhere.com")
         assert delivery.verdict == "sent", number

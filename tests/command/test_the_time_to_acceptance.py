@@ -29,7 +29,7 @@ def watched(home: RelayHome) -> Watched:
 
 
 def counted(watched: Watched) -> dict[str, Any]:
-    """What both formats that have it agree on."""
+    """The values on which both formats that have it agree."""
     found: dict[str, Any] = watched.json()["window"]["acceptance_seconds"]
     metrics = watched.show("prometheus").metrics
     assert {
@@ -110,7 +110,7 @@ def test_it_survives_a_reboot(watched: Watched, deliver: Deliver) -> None:
 
 
 def damaged(state: dict[str, Any]) -> dict[str, Any]:
-    """What may stand in the place of a sound one."""
+    """Values that may be in place of a valid one."""
     numbers = state["numbers"]
     return {
         "nothing": None,

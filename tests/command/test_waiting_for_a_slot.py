@@ -54,7 +54,7 @@ def sent_at(sandbox: Sandbox) -> dict[str, float]:
 
 
 def expect_just_after(moment: float, opened: float) -> None:
-    """Assert that a request came when its slot was open, and not much later."""
+    """Assert that a request came when its slot was open, and not much later than that."""
     assert opened <= moment <= opened + SOON
 
 
@@ -192,7 +192,7 @@ def test_four_at_a_time_never_pass_the_limit_and_nobody_starves(
     assert [delivery.result().verdict for delivery in deliveries] == ["sent"] * len(names)
     assert sorted(sent_at(sandbox)) == names
     assert busiest(list(sent_at(sandbox).values()), window) <= limit
-    # There is a place left for everybody who came earlier.
+    # There is a slot left for everybody who came earlier.
     assert max(claims) <= limit
 
 
@@ -249,7 +249,8 @@ def test_a_signal_keeps_the_mail_and_gives_the_slot_to_the_next(
     assert sandbox.requests == []
     later = start("later")
     open_slots(home, 2)
-    # Two slots for two, neither of which was lost with who was to have it: no other opens in time.
+    # Two slots for two: neither was lost with the process that should have had it, because no other opens in
+    # time.
     assert [behind.result().verdict, later.result().verdict] == ["sent", "sent"]
 
 

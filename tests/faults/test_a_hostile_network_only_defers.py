@@ -1,4 +1,4 @@
-"""Whatever happens on the line, the mail stays in the queue, and nothing is sent again blindly."""
+"""If anything happens on the line, the mail stays in the queue, and nothing is sent again blindly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A relay without its pipe(8) sends nothing: nobody would hear of it, and it may have half of a message."""
+"""A relay without its pipe(8) sends nothing: nobody would learn of it, and it may have half a message."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from helpers.waiting import in_state, processes, wait_until
 from sandbox import Sandbox
 
 SAID = b"4.3.2 Postfix was stopped during the delivery: not sent, and still queued"
-# The parent, which is to die alone; a shell gives a command in the background no standard input of its own.
+# The parent, which should die alone; a shell gives a background command no standard input of its own.
 PARENT = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait', "sh")
-# The shell is process 1 of a namespace of its own, which takes in who loses its parent, and ends with it.
+# The shell is process 1 of a namespace of its own, which adopts orphans, and ends with it.
 ORPHANED = 'exec 3<&0; ("$@" <&3 &); exec sleep 60'
 # Runs a command once that has happened.
 ONCE_ORPHANED = """

@@ -1,9 +1,9 @@
 """The relay killed at a system call: the mail is kept, and the next attempt delivers it.
 
-Each death has a provider and a home of its own. After it Postfix's next attempt follows, and then
-another message, which must find the window full: a place in it outlives the process that took it.
+Each death has a provider and a home of its own. After it Postfix's next attempt follows, and then another
+message, which must find the window full: a slot in it outlives the process that took it.
 
-A delivery of several calls goes on where it died, so that a large message is delivered once: Postfix's next
+A delivery of several calls continues where it died, so that a large message is delivered once: Postfix's next
 attempts follow until it is sent.
 """
 
@@ -29,7 +29,7 @@ from sandbox import SES_RECIPIENT_LIMIT, Accepted, Answer, Sandbox, Where
 RECIPIENT = "to@external.com"
 STRANGER = "printer@elsewhere.com"
 MESSAGE = mail(Subject="Alert", From=None)
-# An hour, so that on a slow machine no place in the window is free again before all attempts are made.
+# An hour, so that on a slow machine no slot in the window is free again before all attempts are made.
 WINDOW_SECONDS = 3600
 
 
@@ -52,7 +52,7 @@ COURSES = [
 
 
 class Death(NamedTuple):
-    """What came of one death and of the attempts after it."""
+    """The results of one death and of the attempts after it."""
 
     call: Call
     killed: Delivery
@@ -145,7 +145,7 @@ def even(calls: Sequence[Call], count: int) -> list[Call]:
 
 
 def stretches(calls: Sequence[Call]) -> list[Sequence[Call]]:
-    """The start-up (most of it Python's), the work up to the end of the request, and the rest."""
+    """The start-up (most of it Python's), the work up to the end of the request, and the remainder."""
     logged = next(n for n, call in enumerate(calls) if call.name == "openat" and ".log" in call.text)
     requested = last_send_of_the_message(calls)
     return [calls[:logged], calls[logged : requested + 1], calls[requested + 1 :]]
@@ -284,7 +284,7 @@ def test_a_delivery_of_several_calls_goes_on_after_a_death(
     course: Several, nightly: bool, figures: Figures
 ) -> None:
     calls = rehearse_several(course)
-    # Who dies after this has nothing left to go on with; it is what comes last.
+    # A process that dies after this has nothing left to continue with: it is the last step.
     removal = max(n for n, call in enumerate(calls) if call.name == "unlink" and ".progress-" in call.text)
     assert len(calls) - removal <= 3
     # What comes before the first request is like that of one call.

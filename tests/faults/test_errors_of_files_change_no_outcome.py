@@ -1,4 +1,6 @@
-"""Errors of the state, log and token files: the mail waits or goes, and once accepted it is gone."""
+"""Errors of the state, log and token files: the mail waits or goes out, and once accepted it has left the
+queue.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ def faults(nightly: bool) -> list[Fault]:
     changing = [point for point in found if point[1].name in CHANGING]
     if not nightly:
         return [Fault(file, call, error, late) for (file, call, late), error in zip(changing, cycle(ERRORS))]
-    # Linux lets go of a lock whatever close() returns, which strace cannot imitate: it leaves the call out.
+    # Linux releases a lock even if close() fails, which strace cannot imitate: it skips the call.
     other = [
         (file, call, late)
         for file, call, late in found
@@ -156,7 +158,7 @@ class Resumed(NamedTuple):
 
 
 def begin(provider: Sandbox, home: RelayHome, lost: bool) -> None:
-    """Let a large message be under way, of which the answer to its sending is lost; or not yet."""
+    """Let a large message be under way, with or without a lost answer to its sending."""
     shrink_drafts(provider, home)
     home.configure(RATE_LIMIT_PER_MINUTE=0)
     if lost:
@@ -241,7 +243,7 @@ def test_what_the_log_does_not_take_is_shown_to_postfix(home: RelayHome) -> None
 def test_a_start_by_hand_leaves_a_log_that_the_service_can_write_to(
     sandbox: Sandbox, home: RelayHome
 ) -> None:
-    """Root makes no file there: it goes on as the account."""
+    """Root creates no file there: it continues as the account."""
     arguments = [str(home.script), "alerts@domain.com", "ByHand", RECIPIENT, ""]
     done = subprocess.run(arguments, input=MESSAGE, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")

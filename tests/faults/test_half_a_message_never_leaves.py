@@ -1,4 +1,4 @@
-"""pipe(8) dies while it hands a message over: the end of input is no end of the message.
+"""pipe(8) dies while it hands a message over: the end of input is not the end of the message.
 
 The kernel closes the files of a process that ends before its children get another parent, so that the relay
 reads an end of input while getppid(2) still names pipe(8).
@@ -80,7 +80,7 @@ def test_only_whole_messages_leave(
     for number in range(deaths):
         cut_off(home, patient, number, chance)
     patient.wait_until_empty(300)
-    # Nothing was returned, or told of.
+    # Nothing was bounced or reported.
     assert all(message.subject.isdigit() for message in sandbox.accepted), patient.log()[-4000:]
     whole = [message for message in sandbox.accepted if message.raw.endswith(b"The end.\r\n")]
     noticed = home.log().count("Postfix was stopped during the delivery")

@@ -1,4 +1,6 @@
-"""A program that is there in part, by a full disk or a copy under way, never says that a message went out."""
+"""A program that is there only in part, after a full disk or during a copy, never says that a message went
+out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The two knobs: what the guide bounces can wait in the queue, and what it rejects can be delivered."""
+"""The two switches: mail that the guide bounces can wait in the queue, and mail that it rejects can be
+delivered.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ def to_admin(sandbox: Sandbox) -> list[Accepted]:
 def expect_deferred(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where, answer: Answer, code: str
 ) -> None:
-    """Deferred, and the admin told: at once, or of refused credentials once there are others."""
+    """Deferred, and the admin is notified: at once, or about refused credentials once there are others."""
     home.configure(**DEFER)
     sandbox.answer(where, answer)
     delivery = send(deliver)
@@ -151,7 +153,7 @@ def test_a_wrong_secret_costs_a_delay_only(sandbox: Sandbox, home: RelayHome, de
     assert [send(deliver).dsn for _ in range(3)] == ["4.7.0"] * 3
     # Neither the others nor the alert ask for a token, which would be refused as well.
     assert [request.role for request in sandbox.requests] == ["token"]
-    # No mail can tell of it: that is not tried.
+    # No mail can report it: it is not tried.
     assert "notice not sent" not in home.log()
     home.secrets()
     assert send(deliver).verdict == "sent"

@@ -38,7 +38,7 @@ def python_starts(limit: str) -> bool:
         command = ["prlimit", limit, "--cpu=20", PYTHON, "-ISc", "pass"]
         done = subprocess.run(command, capture_output=True, timeout=300)
     except subprocess.TimeoutExpired:
-        # With some 12 MiB it can try for ever to report that it has too little.
+        # With some 12 MiB it can try forever to report that it has too little.
         return False
     return done.returncode == 0
 
@@ -76,7 +76,7 @@ def test_with_less_memory_the_mail_waits(
         mail_is_kept_from=kept // 1024,
         mail_is_sent_from=sent // 1024,
     )
-    # Below, the interpreter ends with 1 before the first line of the relay's runs.
+    # With less, the interpreter ends with 1 before the relay's first line runs.
     assert kept <= 48 * MIB
     # A library that does not check what malloc() returns dies of a signal, and the mail waits as well.
     unsent = [one for one in deliveries[sizes.index(kept) :] if one.status > 0]

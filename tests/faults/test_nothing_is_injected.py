@@ -1,4 +1,4 @@
-"""What comes from outside stays text: in headers, in URLs, in log lines and in notices."""
+"""Values from outside stay text: in headers, in URLs, in log lines and in notices."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def expect_sound_message(message: Accepted) -> None:
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_a_sender(sandbox: Sandbox, home: RelayHome, deliver: Deliver, text: str) -> None:
     delivery = deliver(mail(From=None), "to@external.com", sender=text)
-    # An option in place of the sender is a mistake in master.cf, and no verdict.
+    # An option in place of the sender is a mistake in master.cf, and not a verdict.
     if text in ("--home", "--"):
         assert (delivery.verdict, delivery.dsn) == ("deferred", "4.3.5")
         assert sandbox.requests == []

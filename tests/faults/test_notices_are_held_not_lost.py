@@ -1,4 +1,4 @@
-"""The admin hears of everything: at once where there is room, else in the next notice of its kind."""
+"""The admin is notified of everything: at once if there is room, otherwise in the next notice of its kind."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_who_died_while_it_told_the_admin_keeps_nothing_back(
 def test_the_state_of_notices_stays_small_enough_to_be_read(
     relay: ModuleType, home: RelayHome, letter: str
 ) -> None:
-    """Whoever the senders are: what is too large to be read back counts as not there."""
+    """With any senders: state that is too large to be read back counts as missing."""
     names = [relay.memorable(f"{number}{letter * 5000}@x.org") for number in range(300)]
     state = {}
     for kind in ("override", "failure", "credentials", "expiry"):

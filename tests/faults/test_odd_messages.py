@@ -42,7 +42,7 @@ def body_of(message: bytes) -> bytes:
 @pytest.mark.parametrize(("message", "code"), SHAPES.values(), ids=SHAPES)
 def test_a_shape(sandbox: Sandbox, home: RelayHome, deliver: Deliver, message: bytes, code: str) -> None:
     before = spent()
-    # From the null sender: a bounce is not told of.
+    # From the null sender: a bounce is not reported.
     delivery = deliver(message, TO, "hidden@external.com", sender="")
     assert spent() - before < SOON
     if code:

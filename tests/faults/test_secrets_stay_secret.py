@@ -1,4 +1,4 @@
-"""What must be secret is nowhere but in its own file; what lies in the home directory is never run."""
+"""Secrets are only in their own file; files in the home directory are never run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from helpers.waiting import processes, wait_until
 from helpers.webhook import SECRET_PATH, SECRET_QUERY, Webhook
 from sandbox import Answer, Role, Sandbox, json_answer
 
-# Letters only a secret has, and what is special in regular expressions, URLs, JSON, HTML and headers.
+# Letters that only a secret has, and characters that are special in regular expressions, URLs, JSON, HTML and
+# headers.
 SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
 FRAGMENT = 12
 KEEPERS = {"api-secrets.json", TOKEN, KEYS, "ca.pem", "postfix-api-relay", "container-token", "web-token"}
@@ -66,7 +67,7 @@ def leaky(echo: Echo) -> Iterator[RelayHome]:
 
 
 def fragments(text: str) -> set[str]:
-    """All parts of a text that are long enough to tell it by, but for what everybody may know."""
+    """All parts of a text that are long enough to identify it, except those that everybody may know."""
     parts = {text[start : start + FRAGMENT] for start in range(len(text) - FRAGMENT + 1)}
     return {part for part in parts if not re.search(r"[ =/,]|AWS4|HMAC|SHA256|host|amz|date|content", part)}
 
@@ -294,7 +295,7 @@ def test_a_workload_s_token_stays_secret(echo: Echo, leaky: RelayHome) -> None:
 
 @pytest.mark.parametrize("fault", ["none", "error", "redirect", "away", "no TLS"])
 def test_a_webhook_s_url_stays_secret(echo: Echo, leaky: RelayHome, fault: str) -> None:
-    """Whatever it answers, and where the provider knows it, too; and it learns no other secret."""
+    """With any answer, also where the provider knows the secret, too; and it learns no other secret."""
     with Webhook(None if fault == "no TLS" else echo.context) as webhook:
         url = webhook.url.replace("http:", "https:")
         leaky.secrets(

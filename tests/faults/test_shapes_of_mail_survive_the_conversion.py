@@ -1,4 +1,4 @@
-"""What the email package finds in a message is in what Graph is given of it, whatever its shape.
+"""Everything that the email package finds in a message of any shape is in the JSON for Graph.
 
 Left out is only the text beside an HTML body.
 """

@@ -1,4 +1,4 @@
-"""Many messages through the real Postfix while the provider fails in every way: all arrive, none too soon."""
+"""Many messages pass the real Postfix while the provider fails in every way; all arrive, none too soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in place of a state file: the mail flows, and the next delivery leaves a sound file."""
+"""With anything in place of a state file, the mail flows, and the next delivery leaves a valid file."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def remembering(home: RelayHome) -> None:
 
 @pytest.fixture
 def bystander() -> Iterator[Path]:
-    """A file that is none of the relay's business, which root can write to and the relay's user as well."""
+    """A file that the relay must not touch, although both root and the relay's user can write to it."""
     # pytest's own directories are closed to the relay's user.
     directory = Path(tempfile.mkdtemp(prefix="bystander-"))
     directory.chmod(0o755)

@@ -40,7 +40,7 @@ def send_from(deliver: Deliver, sender: str) -> Delivery:
 
 
 def paused_until(home: RelayHome) -> float:
-    """Until when no call may be made, by clock(), whatever the mailbox; 0 without a pause."""
+    """The time by clock() until which no call may be made from any mailbox; 0 without a pause."""
     state = read(home, STATE)
     return max(float(state.get("paused", {}).get(SENDERS[0], 0)), float(state.get("paused_until", 0)))
 

@@ -1,7 +1,7 @@
-"""Whose processor time it was, by Linux's own accounting in /proc.
+"""Who used the processor time, by Linux's own accounting in /proc.
 
-The relay's processes are counted by the pipe(8) daemons that reap them, from fork to exit and with whatever
-they start, so that nothing has to be put between the two. Times are in seconds; sums are cut off to
+The relay's processes are counted by the pipe(8) daemons that reap them, from fork to exit, with everything
+that they start, so that nothing has to be put between the two. Times are in seconds; sums are cut off to
 hundredths.
 """
 
@@ -18,7 +18,7 @@ IDLE = (3, 4)
 STEAL = 7
 COUNTED = 8
 
-# A daemon that ends takes its children's times to its parent, where nobody can tell them apart.
+# When a daemon exits, its children's times are added to its parent's, where nobody can tell them apart.
 LASTING_DAEMONS = {"max_use": "1000000", "max_idle": "1d"}
 
 

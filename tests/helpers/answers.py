@@ -1,4 +1,4 @@
-"""What the sandbox is asked and what it answers: requests, scripted answers, the services' errors."""
+"""The sandbox's requests and answers: requests, scripted answers, the services' errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chain that --check goes along, with nothing wrong in it, and the faults that it is to find."""
+"""The chain that --check examines, with nothing wrong in it, and the faults that it should find."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Upload:
     there: int = 0
 
     def state(self) -> dict[str, object]:
-        """What is told of it between two ranges."""
+        """Graph's report on it between two ranges."""
         seconds = self.expires - time.monotonic()
         expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
         return {"expires": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "next": str(self.there)}
@@ -171,7 +171,7 @@ class Traffic:
 
 
 def new_id() -> str:
-    """An id of the kind that Outlook gives: it ends in what has a meaning elsewhere in a URL."""
+    """An id of the kind that Outlook gives: it ends in a character that has a meaning elsewhere in a URL."""
     return f"AAkALg{secrets.token_urlsafe(24)}-_A="
 
 

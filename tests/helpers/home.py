@@ -42,8 +42,8 @@ class RelayFiles:
         self.ca_file = ca_file
 
     def put(self, name: str, content: bytes, mode: int = 0o600) -> Path:
-        """Write a file of the home, with the owner that it has to have, and these permissions whatever the
-        umask; what is there is written over.
+        """Write a file of the home, with its proper owner and these permissions regardless of the umask; an
+        existing file is overwritten.
         """
         file = self.path / name
         # Root may open another's file in a sticky directory, but not with O_CREAT (fs.protected_regular).

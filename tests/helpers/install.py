@@ -140,7 +140,7 @@ class Machine:
     def install(self, *options: str, project: Path = PROJECT) -> str:
         """What the installer prints; AssertionError when it does not come to its end.
 
-        It ends with 1 where it leaves something to the admin, and says so.
+        It exits with 1 if it leaves something to the admin, and says so.
         """
         return finished(self.attempt(*options, project=project))
 
@@ -151,7 +151,7 @@ class Machine:
             shutil.chown(path, self.account, self.account)
 
     def tree(self) -> dict[str, Entry]:
-        """Everything that the installer may change, by path below the directories it was told of."""
+        """Everything that the installer may change, by path below the directories that it was given."""
         found = {}
         for top in (self.home, self.logrotate, self.postfix.config):
             for path in sorted([top, *top.rglob("*")]) if top.exists() else []:

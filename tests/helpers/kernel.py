@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROTECTED_REGULAR = Path("/proc/sys/fs/protected_regular")
-# Whoever has set it, of several processes of pytest-xdist, is not the one that ends last.
+# Of several processes of pytest-xdist, the one that has set it is not the last one to end.
 SHARED = Path("/tmp/.relay-tests-protected-regular")
 
 

@@ -39,7 +39,7 @@ CORPUS = "test/test_email/data"
 
 
 def corpus() -> list[Path]:
-    """The email package's own messages, of whatever interpreter of this machine has them."""
+    """The email package's own messages, from any interpreter on this machine that has them."""
     pyenv = Path(os.environ.get("PYENV_ROOT", "/root/.pyenv")) / "versions"
     libraries = [Path(sysconfig.get_path("stdlib")), *Path("/usr/lib").glob("python3*")]
     for library in [*libraries, *sorted(pyenv.glob("3.*/lib/python3*"))]:

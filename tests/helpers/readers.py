@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 Reader = Callable[[bytes, str], "list[str] | None"]
 
-# Newer libraries refuse, when asked to be strict, whatever a careless reader could take for more.
+# Newer libraries, when asked to be strict, refuse everything that a careless reader could take for more.
 STRICT = "strict" in inspect.signature(getaddresses).parameters
 
 

@@ -109,5 +109,5 @@ def table(heading: str) -> list[list[str]]:
 
 
 def spans(text: str) -> list[str]:
-    """What stands between backquotes in a line or a cell."""
+    """The spans between backquotes in a line or a cell."""
     return re.findall("`([^`]+)`", text)

@@ -34,7 +34,7 @@ class Usage(NamedTuple):
 
 
 class Runner(Protocol):
-    """A delivery that is yet to be told the command to run the relay with."""
+    """A delivery that still needs the command to run the relay with."""
 
     def __call__(self, *, prefix: tuple[str, ...]) -> Delivery: ...
 

@@ -102,7 +102,7 @@ class Watched:
         return self.show("json").json
 
     def have_something_of_all(self, sandbox: Sandbox) -> None:
-        """Let there be whatever --status can tell of."""
+        """Create everything that --status can report."""
         home, mailbox = self.home, "ups@example.org"
         home.configure(**SITE, RATE_LIMIT_SCOPE="sender")
         home.secrets(API_EXPIRATION_DATE=in_days(400), API_SECRET_NEXT="another-secret")

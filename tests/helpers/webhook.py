@@ -28,7 +28,7 @@ class Post(NamedTuple):
 
     @property
     def event(self) -> str:
-        """What it tells of, in the format `json`."""
+        """The incident that it reports, in the format `json`."""
         return str(self.json["incident"]["event"])
 
 

@@ -1,4 +1,4 @@
-"""A test that hangs ends the run with a word: which test it was, and what it did."""
+"""A test that hangs ends the run with a message: which test it was, and what it did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.postfix import PROJECT, STUCK_SECONDS
 
-# What waits for ever goes on to do so when it is interrupted.
+# A wait that lasts forever continues when it is interrupted.
 TESTS = """
 import threading, pytest
 

@@ -216,7 +216,7 @@ def largest(postfix: PrivatePostfix, limit: int) -> int:
 def test_a_device_is_told_at_once_that_its_message_is_too_large(
     machine: Machine, sandbox: Sandbox, secrets: dict[str, str]
 ) -> None:
-    """And what Postfix takes is delivered, whatever the relay adds to it."""
+    """And everything that Postfix takes is delivered, even with the relay's additions."""
     machine.install()
     files = configure(machine, sandbox, LARGE_MESSAGES="refuse")
     files.secrets(**secrets)
@@ -339,7 +339,8 @@ def of_devices(sandbox: Sandbox) -> list[Accepted]:
 # ---------------------------------------------------------------- what Postfix itself refuses
 
 REFUSED = "554 5.7.1 <it@office.example>: Recipient address rejected: Access denied"
-# What no single setting says, as main.cf, or as the port's own in master.cf has it; and what a device hears.
+# What no single setting says, as main.cf, or as the port's own in master.cf has it; and the answer that a
+# device gets.
 REFUSALS = {
     "a class of restrictions": (
         [
@@ -417,7 +418,7 @@ def test_a_run_ends_with_a_message_through_postfix(machine: Machine, sandbox: Sa
 
 
 def test_a_message_that_is_lost_fails_the_run(machine: Machine, sandbox: Sandbox) -> None:
-    """What is the administrator's to set is left, and said; the run comes to its end."""
+    """Settings that are up to the administrator are left and reported; the run comes to its end."""
     machine.install("--root-to", ADMIN)
     configure(machine, sandbox)
     maps = "transport_maps = inline:{office.example=discard:}"

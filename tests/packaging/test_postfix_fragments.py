@@ -84,6 +84,6 @@ def test_what_is_commented_out_leads_to_the_transport_for_urgent_mail(configurat
         file.write(urgent_text(PROJECT / "postfix" / "main.cf"))
     age_settings(configuration)
     done = subprocess.run(["postconf", "-c", configuration, "-n"], capture_output=True, text=True, timeout=60)
-    # A parameter of a transport that is not there would be told of, as one that nothing uses.
+    # A parameter of a missing transport would be reported as one that nothing uses.
     assert "apirelay-urgent_destination_recipient_limit = 0\n" in done.stdout
     assert "unused parameter" not in done.stderr

@@ -1,4 +1,4 @@
-"""What the manual says is what the script, the examples, Postfix's settings and the tests are."""
+"""The manual agrees with the script, the examples, Postfix's settings and the tests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RUN_BY = {
     "Devices that want TLS": DEVICES,
     "Devices that want a password": DEVICES,
 }
-# What the page quotes of Postfix, and of the headers and settings that it is about.
+# Texts of Postfix, and of headers and settings, that the page quotes.
 NOT_OF_THE_SCRIPT = {
     "Command died with signal 14",
     "Message size exceeds fixed limit",
@@ -61,7 +61,7 @@ NOT_OF_THE_SCRIPT = {
     OWN.strip(),
     "MAIL FROM",
 }
-# What the page tells one to run in its text.
+# The commands that the page's text tells readers to run.
 COMMANDS = {
     *("apt", "chmod", "dnf", "journalctl", "pip", "pkill", "postconf", "postfix", "postqueue", "postsuper"),
     "restorecon",
@@ -78,7 +78,7 @@ def text() -> str:
 
 @pytest.fixture(scope="module")
 def quoted() -> list[str]:
-    """What stands between backquotes outside of blocks."""
+    """The spans between backquotes outside of blocks."""
     return list(dict.fromkeys(span for line in everything().lines for span in spans(line)))
 
 
@@ -111,8 +111,11 @@ def setting_rows(relay: ModuleType, kind: type) -> list[list[str]]:
 
 def test_the_settings_are_the_scripts(relay: ModuleType) -> None:
     rows = setting_rows(relay, relay.RelayConfig)
-    # What a value must be is said by the log, and by --check, where it is not.
     assert table("relay-config.json") == [[key, about, default] for key, about, _must_be, default in rows]
+    example = json.loads((PROJECT / "relay-config.json.example").read_text(encoding="utf-8"))
+    assert table("Values of relay-config.json") == [
+        [key, must_be, f"`{json.dumps(example[key.strip('`')])}`"] for key, _about, must_be, _default in rows
+    ]
     assert table("api-secrets.json") == setting_rows(relay, relay.ApiSecrets)
 
 
@@ -148,7 +151,7 @@ def test_the_sender_rules_are_what_happens(home: RelayHome, sandbox: Sandbox) ->
 
 
 def test_the_installer_explains_its_options_itself() -> None:
-    """The manual leaves them to --help, which has to have them all."""
+    """The manual leaves them to --help, which must have all of them."""
     installer = PROJECT / "postfix" / "install.sh"
     done = subprocess.run(["bash", installer, "--help"], capture_output=True, text=True, timeout=60)
     explained = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
@@ -289,7 +292,7 @@ def test_what_is_said_of_others_has_its_source() -> None:
 
 
 def is_quoted_text(span: str) -> bool:
-    """Whether a span is neither a command nor a setting, but something that one reads."""
+    """Whether a span is neither a command nor a setting, but a text that a user reads."""
     first = span.removeprefix("sudo ").split()[0]
     is_command = first in COMMANDS
     is_ours = "/" in first or first.startswith("--") or first == ALL
@@ -313,7 +316,7 @@ def test_what_a_block_shows_is_what_the_script_can_say() -> None:
     # A drawing, and lines that other tests compare with those of a delivery, and of --explain.
     others = {ALL, "The first device", "An explanation", "6. Try it"}
     assert set(shown) - {"Quick start", "Monitoring systems"} == others
-    # The level stands in a column of its own.
+    # The level is in a column of its own.
     levels = re.compile(r"^(?:ok|warn|FAIL) {2,4}(?=\S)")
     [first, *_] = blocks("console")
     answers = [line for line in first.text.splitlines() if not line.startswith("$ ")]
@@ -383,12 +386,12 @@ def test_the_first_screen_shows_the_commands_of_the_quick_start() -> None:
     run = [line for text in commands("Quick start") for line in text.splitlines()]
     assert len(shown) == 2
     assert [line for line in shown if line not in run] == []
-    # Forty lines or so: what one sees without scrolling.
+    # About forty lines: the part that is visible without scrolling.
     assert README.read_text(encoding="utf-8").partition(first.text)[0].count("\n") < 40
 
 
 def without_ids(line: str) -> str:
-    """A line of the log without its time and what the provider and Postfix make up."""
+    """A line of the log without its time and the ids of the provider and Postfix."""
     return re.sub(r"^\[\S+\]|\b(?:queue_)?id='[^']*'", "", line)
 
 

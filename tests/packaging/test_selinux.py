@@ -35,7 +35,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 RELAY, LOGROTATE = "postfix_pipe_t", "logrotate_t"
 MESSAGE, SCAN = mail(Subject="Alert", From=None), scan(4)
 RECIPIENT = "to@external.com"
-# Not approved, so that the admin is told of it.
+# Not approved, so the admin is notified of it.
 STRANGER = "printer@elsewhere.com"
 RULE = re.compile(r"^allow (\w+) (\w+):(\w+) (?:\{ ([\w ]+) \}|(\w+));$", re.MULTILINE)
 # To a port that the kernel chooses: another one would be asked for by its own type.

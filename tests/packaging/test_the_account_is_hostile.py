@@ -1,4 +1,4 @@
-"""An account that has been taken over: what it leaves never runs as root, nor leads root elsewhere."""
+"""An account that has been taken over: its files never run as root, and never lead root elsewhere."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_the_previous_version_is_upgraded(attacked: Attacked) -> None:
     assert machine.install().startswith("nothing to change\n")
 
 
-# The owner, another user, the group, the mask, and the rest (acl(5)): all may do everything.
+# The owner, another user, the group, the mask, and all others (acl(5)): all may do everything.
 ACL_TAGS = (0x01, 0x02, 0x04, 0x10, 0x20)
 ACL_NAMES = ("system.posix_acl_access", "system.posix_acl_default")
 SET_ACL = "import os, sys\nfor name in sys.argv[2:]: os.setxattr('.', name, bytes.fromhex(sys.argv[1]))"
@@ -380,7 +380,7 @@ exec "$real" "$@"
 
 
 def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked) -> None:
-    """It could type into it, with root's rights, and read what root types. Nor can it wait for ever."""
+    """It could type into it, with root's rights, and read what root types. It cannot wait forever, either."""
     machine, seen = attacked.machine, attacked.machine.base / "seen"
     machine.replace("runuser", TERMINALS.format(seen))
     machine.replace("timeout", 'exec "$real" "$@"')
@@ -398,7 +398,7 @@ def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked
         assert call.startswith("0 "), call
         assert "/dev/pts/" not in call, call
         assert "/dev/tty" not in call, call
-    # What it reads for root ends soon, and everything at last.
+    # Reading for root ends soon, and everything else in the end.
     limits = [call.split() for call in machine.called("timeout")]
     assert {words[1] for words in limits if words[0] == "10"} == {"grep", "head", SYSTEM_PYTHON}
     assert sum(words[:4] == ["-k", "5", "60", "setsid"] for words in limits) == len(calls)

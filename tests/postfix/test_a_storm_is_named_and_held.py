@@ -1,4 +1,4 @@
-"""--status names who has most of the queue, and what it prints holds just that sender's mail."""
+"""--status names the sender who has most of the queue, and its command holds just that sender's mail."""
 
 from __future__ import annotations
 

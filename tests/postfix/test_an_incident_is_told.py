@@ -1,4 +1,6 @@
-"""A provider takes nothing for a while: the admin is told of it once, and of its end, and no mail waits."""
+"""A provider takes nothing for a while: the admin is told about it once, and about its end, and no mail
+waits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--send-test --through-postfix goes the way of a device's mail, and tells where on it a message was lost."""
+"""--send-test --through-postfix goes the way of a device's mail, and says where a message was lost."""
 
 from __future__ import annotations
 

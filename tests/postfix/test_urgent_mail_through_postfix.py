@@ -37,7 +37,9 @@ def provider() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def storm(provider: Sandbox) -> Iterator[Machine]:
-    """A machine in whose window other mail has no place left: one message waits for that, the rest for it."""
+    """A machine in whose window other mail has no slot left: one message waits for a slot, the others wait
+    for it.
+    """
     with Machine(quiet=False) as machine:
         machine.install("--urgent", f"{UPS},{ALARM}", "--urgent-by-header", "--maxproc", "1")
         installed = json.loads((machine.home / "relay-config.json").read_text())

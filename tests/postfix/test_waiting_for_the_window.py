@@ -133,7 +133,7 @@ def test_who_waits_for_a_postfix_that_ended_sends_nothing(
 ) -> None:
     pid = submit_waiting(home, patient, BODIES[size])
     end_of_daemons(patient, how)
-    # Long before its slot opens it sees that nobody would hear of a delivery.
+    # Long before its slot opens it sees that nobody would learn of a delivery.
     wait_until(lambda: pid not in processes(home))
     open_slots(home)
     if how == "stop":

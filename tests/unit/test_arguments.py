@@ -1,4 +1,4 @@
-"""What Postfix passes is read by its place, and nothing a sender chooses is an option."""
+"""Postfix's arguments are read by their position, and nothing that a sender chooses is an option."""
 
 from __future__ import annotations
 

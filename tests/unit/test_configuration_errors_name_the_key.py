@@ -172,7 +172,7 @@ def test_a_wrong_value_is_refused_under_the_name_of_its_key(name: str, key: str,
     for_an_object = refusal(name, json.dumps({**FILES[name][1], key: {"": 5}}).encode())
 
     assert text.startswith(f"{key} must be ")
-    # Whatever is wrong, it says what was expected, and not how the reading of the value failed.
+    # For any mistake, it says what was expected, and not how reading the value failed.
     assert text.split(", not ")[0] == for_an_object.split(", not ")[0]
 
 

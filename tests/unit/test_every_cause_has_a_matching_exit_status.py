@@ -1,4 +1,4 @@
-"""The exit status and the status code printed say the same to Postfix, whichever of them it heeds."""
+"""The exit status and the printed status code say the same to Postfix, no matter which of them it uses."""
 
 from __future__ import annotations
 

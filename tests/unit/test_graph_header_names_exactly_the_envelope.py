@@ -1,4 +1,6 @@
-"""Graph has no envelope: whom the header names gets the mail: the envelope, then, and nobody else."""
+"""Graph has no envelope: everybody whom the header names gets the mail, so it names the envelope's recipients
+and nobody else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A header of any shape is read in seconds: whoever can send mail must not hold up everyone else's."""
+"""A header of any shape is read in seconds: anyone who can send mail must not hold up everyone else's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An admin who mistypes JSON is told in words what is wrong, and where."""
+"""An admin who mistypes JSON is told in plain words what is wrong, and where."""
 
 from __future__ import annotations
 

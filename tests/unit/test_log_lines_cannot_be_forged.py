@@ -1,4 +1,4 @@
-"""Who reads the log, or a notice, can trust that each line is the relay's, and that no secret is in it."""
+"""Readers of the log or a notice can trust that each line is the relay's, and that it has no secret in it."""
 
 from __future__ import annotations
 

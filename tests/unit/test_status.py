@@ -1,4 +1,4 @@
-"""Whatever a state file holds, --status prints something that its readers can read."""
+"""With any content of a state file, --status prints something that its readers can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A long queue id tells when its message arrived, and whatever else stands in its place tells nothing."""
+"""A long queue id shows when its message arrived, and anything else in its place shows nothing."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_place_that_is_given_back_before_the_sleep_begins_is_taken(
 
 
 def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
-    """Its place would open later than it may wait for: a call that is under way takes too long."""
+    """Its slot would open later than it may wait: a call that is under way takes too long."""
     now = relay.clock()
     ticket = [now + 30, ALIVE, ""]
     state = tmp_path / ".rate-limit-state"
@@ -135,12 +135,12 @@ def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
         ([], 0, 0, 0),
         ([5], 0, 0, 0),
         ([9, 5], 0, 0, 5),
-        # More than the limit, as after a notice: the first that leaves gives no place.
+        # More than the limit, as after a notice: the first that leaves frees no slot.
         ([3, 5, 9], 0, 0, 5),
         # What is under way may end now, and then counts for a minute.
         ([None, 9], 0, 0, 9),
         ([None, None], 0, 0, 60),
-        # Who waits has the places that are free, and those that open first.
+        # Waiting messages get the slots that are free, and those that open first.
         ([5], 1, 0, 5),
         ([5, 9], 1, 0, 9),
         ([5, 9], 2, 0, 65),

@@ -1,4 +1,4 @@
-"""Posts a request as it stands.
+"""Posts a request as it is.
 
 Arguments: file of authorities, URL, header fields; the body is on standard input.
 """
@@ -11,5 +11,5 @@ import requests
 authorities, url, *fields = sys.argv[1:]
 headers = dict(field.split(": ", 1) for field in fields)
 answer = requests.post(url, data=sys.stdin.buffer.read(), headers=headers, verify=authorities)
-# Not sys.exit(): that takes the interpreter to pieces first.
+# Not sys.exit(): that would tear the interpreter down first.
 os._exit(answer.status_code != 202)

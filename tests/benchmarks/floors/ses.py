@@ -23,5 +23,5 @@ answer = client.send_email(
     Destination={"ToAddresses": recipients},
     Content={"Raw": {"Data": sys.stdin.buffer.read()}},
 )
-# Not sys.exit(): that takes the interpreter to pieces first.
+# Not sys.exit(): that would tear the interpreter down first.
 os._exit(not answer["MessageId"])

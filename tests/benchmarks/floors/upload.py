@@ -1,4 +1,4 @@
-"""Sends a scan through Graph as a draft: makes it, uploads the file that the message ends with, sends it.
+"""Sends a scan through Graph as a draft: creates it, uploads the file at the end of the message, sends it.
 
 Arguments: file of authorities, URL of the mailbox's messages, right to it, the draft in JSON, octets in a
 range; the message is on standard input.
@@ -27,5 +27,5 @@ for start in range(0, len(file), int(octets)):
     kind = {"Content-Type": "application/octet-stream", "Content-Range": whole}
     session.put(begun.json()["uploadUrl"], data=block, headers=kind)
 answer = session.post(f"{url}/send", headers=headers)
-# Not sys.exit(): that takes the interpreter to pieces first.
+# Not sys.exit(): that would tear the interpreter down first.
 os._exit(answer.status_code != 202)
