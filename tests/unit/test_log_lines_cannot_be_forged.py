@@ -61,7 +61,7 @@ def test_each_record_of_a_delivery_is_one_line(
     with contextlib.suppress(relay.Bounced):
         delivery.mail = delivery.provider.address(delivery.draft(parse(relay, shape.header + shape.body)))
         delivery.receipt = relay.Receipt("graph", "id")
-        delivery.decision = delivery.decision._replace(overridden=False)
+        delivery.decision = delivery.decision._replace(replaced="")
         delivery.after_acceptance()
 
     kinds = [match[1] if (match := RECORD.match(line)) else line for line in written(tmp_path / "log")]

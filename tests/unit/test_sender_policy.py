@@ -38,7 +38,7 @@ def is_trusted(client: str, *entries: str, sender: str = "printer@domain.com") -
 def test_an_approved_sender_goes_out_as_it_is(sender: str) -> None:
     decision = decide(sender)
 
-    assert (decision.effective, decision.overridden) == (sender, False)
+    assert (decision.effective, bool(decision.replaced)) == (sender, False)
     assert repr(sender) in decision.reason
 
 
@@ -48,7 +48,7 @@ def test_an_approved_sender_goes_out_as_it_is(sender: str) -> None:
 def test_postfixs_own_mail_goes_out_from_the_default_without_a_notice(sender: str) -> None:
     decision = decide(sender)
 
-    assert (decision.effective, decision.overridden) == ("alerts@domain.com", False)
+    assert (decision.effective, bool(decision.replaced)) == ("alerts@domain.com", False)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_postfixs_own_mail_goes_out_from_the_default_without_a_notice(sender: st
 def test_any_other_sender_is_replaced_and_the_admin_is_told(sender: str) -> None:
     decision = decide(sender, "10.1.1.21")
 
-    assert (decision.effective, decision.overridden) == ("alerts@domain.com", True)
+    assert (decision.effective, bool(decision.replaced)) == ("alerts@domain.com", True)
     assert repr(sender) in decision.reason and "OVERRIDE" in decision.reason
 
 
