@@ -114,9 +114,9 @@ def test_a_notice_has_the_relays_own_header_only(sender: str, subject: str) -> N
     mail = relay.Mail("alerts@domain.com", relay.Recipients(["a@x.org"], [], []), subject, b"")
     notices = [
         relay.override_notice(envelope, sender, mail),
-        relay.failure_notice(envelope, relay.failure("message", subject), subject, False),
-        relay.credentials_notice(envelope, sender, relay.failure("mailbox full", subject), subject),
-        relay.left_out_notice(envelope, [subject]),
+        relay.refusal_notice(envelope, relay.failure("message", subject), subject),
+        relay.refusal_notice(envelope, relay.failure("mailbox full", subject), subject, sender),
+        relay.left_out_notice(envelope, [subject], "which are not e-mail addresses"),
     ]
 
     for notice in notices:
