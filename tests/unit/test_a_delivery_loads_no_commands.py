@@ -21,6 +21,14 @@ def names_of(statement: ast.stmt) -> Iterator[str]:
     elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         yield from (node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+    else:
+        yield from imported(statement)
+
+
+def imported(statement: ast.AST) -> set[str]:
+    """The names that a statement imports, in the functions in it, too."""
+    imports = [node for node in ast.walk(statement) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
 
 
 def functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
@@ -37,6 +45,7 @@ def used(function: ast.FunctionDef) -> set[str]:
     nodes = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
     own = {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
     own |= {argument.arg for argument in ast.walk(function) if isinstance(argument, ast.arg)}
+    own |= imported(function)
     return {node.id for node in nodes} - own
 
 

@@ -130,12 +130,12 @@ def test_networks_that_the_internet_does_not_route(network: str, private: bool) 
     "token", ["", "opaque", "a.b.c", "a.e30.c", "a.bnVsbA.c", "a.WzFd.c", "a.!!!.c", "é.é.é"]
 )
 def test_roles_of_a_token_that_has_none(token: str) -> None:
-    assert relay.roles_of(token) in (None, [])
+    assert relay.claims_of(token).get("roles") in (None, [])
 
 
 def test_a_token_that_is_nested_too_deeply() -> None:
 
-    assert relay.roles_of("a." + base64.urlsafe_b64encode(b"[" * 100_000).decode() + ".c") is None
+    assert relay.claims_of("a." + base64.urlsafe_b64encode(b"[" * 100_000).decode() + ".c") == {}
 
 
 @pytest.mark.parametrize(
