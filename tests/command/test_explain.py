@@ -227,7 +227,7 @@ def test_shapes_of_mail(sandbox: Sandbox, free: RelayHome, provider: str, shape:
             "scan@domain.com",
             ["client '192.0.2.1' is in no entry of TRUSTED_DEV"],
         ),
-        ("scan@domain.com", "", "scan@domain.com", ["mail of the relay itself is of no trusted device"]),
+        ("scan@domain.com", "", "scan@domain.com", ["mail of the relay itself comes from no trusted device"]),
         (
             "root@copier.local",
             "10.1.2.7",
@@ -242,7 +242,7 @@ def test_shapes_of_mail(sandbox: Sandbox, free: RelayHome, provider: str, shape:
         ),
         ("device@domain.com", "192.0.2.1", "device@domain.com", ["is in no entry of TRUSTED_DEVICE_IPS"]),
         ("<>", "", "MAILER-DAEMON@x.org", ["the null sender goes out from DEFAULT_FROM_ADDRESS"]),
-        ("-x y@domain.com", "10.1.2.7", "z@domain.com", ["'-x y@domain.com' is no e-mail address"]),
+        ("-x y@domain.com", "10.1.2.7", "z@domain.com", ["'-x y@domain.com' is not an e-mail address"]),
     ],
 )
 def test_senders(
