@@ -505,7 +505,7 @@ def test_another_user(home: RelayHome) -> None:
         ([SENDER, TO], b"*** ENVELOPE RECORDS deferred/4ZxTestQid ***\n", "such as: postcat -bhq QUEUE_ID"),
         (["--client", "copier", SENDER, TO], mail(), "--client 'copier' is not an IP address"),
         (["--client", "10.0.0.0/8", SENDER, TO], mail(), "--client '10.0.0.0/8' is not an IP address"),
-        (["--format", "prometheus", SENDER, TO], mail(), "--explain has no format prometheus"),
+        (["--format", "prometheus", SENDER, TO], mail(), "argument --format: invalid choice: 'prometheus'"),
         (["--provider", "smtp", SENDER, TO], mail(), "--provider"),
         (["--home", "/nonexistent", SENDER, TO], mail(), "Config file not found: /nonexistent"),
     ],

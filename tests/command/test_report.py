@@ -538,7 +538,7 @@ def test_it_fits_a_mail(home: RelayHome) -> None:
         (["--days", "1.5"], "'1.5' is not a whole number"),
         (["--days", "9" * 5000], "is not a whole number"),
         (["--days"], "--days: expected one argument"),
-        (["--format", "prometheus"], "--report has no format prometheus"),
+        (["--format", "prometheus"], "argument --format: invalid choice: 'prometheus'"),
         (["7"], "--report does not take '7': see --help"),
         (["--home", "/no/such/directory"], "home directory /no/such/directory: No such file or directory"),
     ],
