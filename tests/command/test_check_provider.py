@@ -44,7 +44,7 @@ GRANT = (
     "right with RBAC for Applications: try --send-test;"
     " else grant the application permission Mail.Send, with admin consent"
 )
-UNREADABLE = ("the token's roles cannot be read", "see that the app has Mail.Send")
+UNREADABLE = ("the token's roles cannot be read", "check that the app has Mail.Send")
 PROVIDER_FAULTS = {
     "no role": fault("warn", wrong_roles([]), "the token's roles are [], without Mail.Send", GRANT),
     "another role": fault(

@@ -56,7 +56,7 @@ def test_a_certificate_that_is_sound(chain: Chain, one_file: bool) -> None:
     text = "\n".join(checked.lines)
     assert "\nok    cryptography " in text
     thumbprint = hashlib.sha1(made.der).hexdigest().upper()
-    assert f"the certificate CN=relay.domain.com fits its key; its thumbprint is {thumbprint}" in text
+    assert f"the certificate CN=relay.domain.com matches its key; its thumbprint is {thumbprint}" in text
     assert f"ok    the credentials expire in 365 days, on {in_days(365)}" in text
     assert "ok    signed in by certificate as client-id, object id object-id" in text
     assert "ok    the token's roles are Mail.ReadWrite, Mail.Send" in text
@@ -98,7 +98,7 @@ REFUSED = (
     "API_CERTIFICATE_PATH has expired, or is not among the certificates of API_ID in Entra;"
     " check api-secrets.json",
 )
-NEW_ONES = "make new ones, and register and put them in the place of API_CERTIFICATE_PATH"
+NEW_ONES = "make new ones, and register them in Entra before you replace API_CERTIFICATE_PATH"
 CERTIFICATE_FAULTS = {
     "expires soon": fault(
         "warn", with_certificate(ends=9.01), "the credentials expire in 9 days, on DAY(9)", NEW_ONES

@@ -339,7 +339,7 @@ def test_an_account_without_arc_s_group_is_told(home: RelayHome, arc: Metadata, 
     arc.group = 0
     delivery = deliver(mail(), "to@external.com")
     assert delivery.verdict == "deferred"
-    assert delivery.text.endswith("; let its group be himds; see --check")
+    assert delivery.text.endswith("; make himds its primary group; see --check")
 
 
 @pytest.fixture
@@ -393,8 +393,8 @@ def test_a_workload_that_is_not_trusted_is_refused(
 @pytest.mark.parametrize(
     ("token", "changes", "text"),
     [
-        ("", {}, "4.7.0 AZURE_FEDERATED_TOKEN_FILE HOME/federated-token holds no token"),
-        ("a b", {}, "4.7.0 AZURE_FEDERATED_TOKEN_FILE HOME/federated-token holds no token"),
+        ("", {}, "4.7.0 AZURE_FEDERATED_TOKEN_FILE HOME/federated-token does not contain a token"),
+        ("a b", {}, "4.7.0 AZURE_FEDERATED_TOKEN_FILE HOME/federated-token does not contain a token"),
         (
             "a",
             {"AZURE_FEDERATED_TOKEN_FILE": "/none"},

@@ -146,15 +146,15 @@ FAULTS: dict[str, tuple[Callable[[RelayHome, Pair], object], str]] = {
     ),
     "no key in it": (
         put("relay.pem", lambda made: made.pem),
-        "HOME/relay.pem has no private key in PEM that can be read",
+        "HOME/relay.pem does not contain a readable private key in PEM",
     ),
     "no certificate in it": (
         put("relay.pem", lambda made: made.key_pem()),
-        "HOME/relay.pem has no certificate in PEM that can be read",
+        "HOME/relay.pem does not contain a readable certificate in PEM",
     ),
     "in DER": (
         put("relay.pem", lambda made: made.der),
-        "HOME/relay.pem has no private key in PEM that can be read",
+        "HOME/relay.pem does not contain a readable private key in PEM",
     ),
     "passphrase": (
         put("relay.pem", lambda made: made.pem + made.key_pem(b"hunter22")),
@@ -166,11 +166,11 @@ FAULTS: dict[str, tuple[Callable[[RelayHome, Pair], object], str]] = {
     ),
     "damaged key": (
         put("relay.pem", lambda made: made.pem + made.key_pem().replace(b"M", b"", 3)),
-        "HOME/relay.pem has no private key in PEM that can be read",
+        "HOME/relay.pem does not contain a readable private key in PEM",
     ),
     "damaged certificate": (
         put("relay.pem", lambda made: made.key_pem() + made.pem.replace(b"M", b"", 3)),
-        "HOME/relay.pem has no certificate in PEM that can be read",
+        "HOME/relay.pem does not contain a readable certificate in PEM",
     ),
     "EC": (
         put("relay.pem", ec_pair),

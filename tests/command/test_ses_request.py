@@ -64,7 +64,7 @@ def test_the_sender_is_the_effective_one(sandbox: Sandbox, ses: RelayHome, deliv
 )
 def test_where_requests_go(relay: ModuleType, region: str, url: str) -> None:
     secrets = load_secrets(relay, API_PROVIDER="ses", API_TENANT_OR_REGION=region)
-    assert relay.Ses("/nonexistent", load_config(relay), secrets, relay.Log()).urls() == [url]
+    assert relay.Ses("/nonexistent", load_config(relay), secrets, relay.Log()).urls == [url]
 
 
 def test_the_environment_brings_in_no_authority(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:

@@ -113,7 +113,8 @@ def test_every_cause_named_in_the_script_is_in_the_table_and_the_other_way_round
     named = set(re.findall(r'failure\(\s*"([a-z, ]+)"', source)) | set(
         re.findall(r'cause = "([a-z, ]+)"', source)
     )
-    tables = (relay.HTTP_CAUSES, relay.TRANSPORT_CAUSES, relay.Graph.CODES, relay.Ses.CODES)
+    tables = [relay.HTTP_CAUSES, relay.TRANSPORT_CAUSES, relay.Ses.CODES]
+    tables += [relay.Graph.CODES, relay.Graph.NUMBERS, relay.Graph.TOKEN_CAUSES]
     mapped = {cause for table in tables for cause in table.values()} | {
         relay.http_cause(299),
         relay.http_cause(499),
