@@ -391,7 +391,8 @@ def test_what_postfix_refuses_the_check_hears_from_it(
     age_settings(relaying.postfix.config)
     relaying.postfix.reload()
     text = f"FAIL  Postfix does not accept mail from {sender}: {said}; look for the reason in Postfix's log"
-    assert text in done.stdout.splitlines()
+    # Where a milter is missing, Postfix 3.11 ends the connection.
+    assert text in done.stdout.replace(" 421 4.7.1 ", " 451 4.7.1 ").splitlines()
     assert done.returncode == 1
     assert len(sandbox_of_all.accepted) == accepted
     assert relaying.postfix.queue() == []
