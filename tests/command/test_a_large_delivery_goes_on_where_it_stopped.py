@@ -273,7 +273,7 @@ def test_sessions_that_always_end_are_given_up_for_now(
     sandbox.session_seconds = 0
     delivery = deliver(SCAN, RECIPIENT)
     assert delivery.dsn == "4.3.2"
-    assert "Graph ends each upload session before the file is there" in delivery.text
+    assert "Graph closes each upload session before the file is complete" in delivery.text
     sandbox.session_seconds = 3600
     assert deliver(SCAN, RECIPIENT).verdict == "sent"
     expect_sent(sandbox, home, SCAN)
@@ -318,7 +318,7 @@ def test_a_draft_that_cannot_be_deleted_is_later(
     sandbox.message_limit = 35_000
     sandbox.answer("delete", answer)
     assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
-    assert "WARNING: a draft is left in 'alerts@domain.com', and deleted with a later delivery" in home.log()
+    assert "WARNING: a draft is left in 'alerts@domain.com', for a later delivery to delete" in home.log()
     assert len(kept_progress(home)) == 1
     assert deliver(mail(), RECIPIENT, queue_id="Other").verdict == "sent"
     assert sandbox.drafts == {} and kept_progress(home) == []
