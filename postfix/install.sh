@@ -58,7 +58,7 @@ upgrade: it changes only what differs, and keeps what you have changed since.
   --root-to ADDRESS          where mail to root and to this machine's other accounts goes (default: as it is, or
                              ADMIN_NOTIFICATION_EMAIL once that is configured)
   --urgent SENDER-OR-CIDR[,...]
-                             whose mail goes ahead of all that waits for the rate limit: addresses, @domains and
+                             whose mail goes ahead of all mail waiting for the rate limit: addresses, @domains and
                              networks (default: as it is; none: nobody's, not even by header)
   --urgent-by-header         the same for mail with the header Importance: high, X-Priority: 1 or Priority: urgent
   --send-test ADDRESS        at the end, send one message through Postfix and follow it to the provider's answer
@@ -1424,7 +1424,7 @@ show_urgent() {
     local what=${URGENT#none}
     what=${what:+mail of ${what//,/, }}
     [ "$BY_HEADER" != yes ] || what+="${what:+, and }mail that says so in its header"
-    ! has_urgent || echo "Goes ahead of all that waits: $what"
+    ! has_urgent || echo "Goes ahead of all waiting mail: $what"
 }
 
 # The relay's own check of the whole chain.

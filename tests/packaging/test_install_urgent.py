@@ -68,7 +68,7 @@ def test_what_is_named_goes_by_a_transport_of_its_own(machine: Machine) -> None:
         assert found(machine, client, BY_CLIENT) == f"FILTER {WAY}"
     assert found(machine, "192.168.1.21", BY_CLIENT) == ""
     assert reserve(machine) == 6
-    assert f"Goes ahead of all that waits: mail of {LIST.replace(',', ', ')}, and mail that says so" in said
+    assert f"Goes ahead of all waiting mail: mail of {LIST.replace(',', ', ')}, and mail that says so" in said
 
 
 @pytest.mark.parametrize(

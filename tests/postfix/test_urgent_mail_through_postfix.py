@@ -106,7 +106,7 @@ def test_an_attached_message_says_nothing_of_the_one_it_is_in(storm: Machine) ->
     ).decode()
     waiting = len(storm.postfix.queue())
     storm.postfix.smtp(CAMERA, [TO], message, LOCALHOST)
-    # Urgent mail leaves the active queue at once; this one stays there, behind all that waits.
+    # Urgent mail leaves the active queue at once; this one stays there, behind all waiting mail.
     storm.postfix.wait_for("it", lambda: len(storm.postfix.queue()) == waiting + 1)
     log = storm.postfix.log()
     assert "header Importance: high" not in log
