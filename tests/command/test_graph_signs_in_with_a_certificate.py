@@ -69,6 +69,21 @@ def test_the_chain_may_follow(sandbox: Sandbox, home: RelayHome, made: Pair, del
     assert deliver(mail(), "to@external.com").verdict == "sent"
 
 
+@pytest.mark.parametrize("form", ["older name", "trusted one first", "another program's key first"])
+def test_other_blocks_and_names_do_not_matter(
+    sandbox: Sandbox, home: RelayHome, made: Pair, deliver: Deliver, form: str
+) -> None:
+    content = made.pem + made.key_pem()
+    if form == "older name":
+        content = content.replace(b" CERTIFICATE-", b" X509 CERTIFICATE-")
+    elif form == "trusted one first":
+        content = made.pem.replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-") + content
+    else:
+        content = made.key_pem().replace(b" PRIVATE KEY-", b" OPENSSH PRIVATE KEY-") + content
+    home.put("relay.pem", content, 0o600)
+    assert deliver(mail(), "to@external.com").verdict == "sent"
+
+
 def test_the_token_is_kept_and_the_certificate_not_read_again(
     sandbox: Sandbox, home: RelayHome, made: Pair, deliver: Deliver
 ) -> None:
