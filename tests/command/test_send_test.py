@@ -178,6 +178,10 @@ def test_a_sender_called_like_a_command_waits_where_master_cf_is_wrong(
         (["--send-test"], "argument --send-test: expected one argument"),
         (["--check", "--format", "json"], "--check does not take --format: see --help"),
         (["--status", "--days", "3"], "--status does not take --days: see --help"),
+        (
+            ["--explain", "a@b.org", "--show", "c@d.org"],
+            "--explain does not take c@d.org: options come first, then",
+        ),
         (["--report", "--client", "10.1.1.20"], "--report does not take --client: see --help"),
         (["--send-test", "a@b.org", "--show"], "--send-test does not take --show: see --help"),
     ],
