@@ -94,9 +94,8 @@ def test_without_secrets_of_the_accounts_root_goes_no_further(
     before = tree(home.path)
     text = f"Secrets file not found: {home.path / SECRETS}; "
     if change is not missing:
-        text = (
-            f"Secrets file {home.path / SECRETS} belongs to root, is a link or no file: nothing is delivered"
-        )
+        why = "belongs to root, is a link or is not a file"
+        text = f"Secrets file {home.path / SECRETS} {why}: nothing is delivered"
     status = by_hand(home, "--status")
     assert status.returncode == 2
     assert text in status.stdout.splitlines()[0]

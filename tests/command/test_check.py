@@ -127,7 +127,7 @@ GUARD_CONFIG = (
     f"mv -T HOME/{CONFIG} HOME/{CONFIG}.old; {AS_NOBODY} cat HOME/{CONFIG}.old {APART}"
     f" | install -T -m 0644 /dev/stdin HOME/{CONFIG}.new && mv -T HOME/{CONFIG}.new HOME/{CONFIG}"
 )
-NOT_ROOT = "belongs to root, is a link or no file: nothing is delivered as root"
+NOT_ROOT = "belongs to root, is a link or is not a file: nothing is delivered as root"
 OF_ANOTHER = "belongs to root: the service account cannot replace it"
 SERVICE = f"$(stat -c %U HOME/{LOG})"
 NEW_SECRETS = (

@@ -120,7 +120,7 @@ def test_an_event_is_told_once(
     status = by_hand(watched, "--status")
     assert status.returncode == 2
     assert "no mail has gone out since " in status.stdout.splitlines()[0]
-    assert ", 7 attempts failed; told: log and webhook" in status.stdout
+    assert ", 7 attempts failed; reported to: log and webhook" in status.stdout
     again(sandbox)
     for _ in range(3):
         assert send(deliver).verdict == "sent"

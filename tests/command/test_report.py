@@ -442,7 +442,7 @@ def test_what_cannot_be_read_is_one_line(home: RelayHome) -> None:
     assert len(said) == len(found["problems"])
     assert sorted(said) == [f"{LOG}.{name}" for name in ("1", "2.gz", "4.gz", "5.zst", "6", "7")]
     assert said[f"{LOG}.1"].endswith("Permission denied")
-    assert "read up to where it is damaged" in said[f"{LOG}.2.gz"]
+    assert "read only as far as it is intact" in said[f"{LOG}.2.gz"]
     lines = [text for text in text_of(home).splitlines() if text.startswith("not read: ")]
     assert len(lines) == 6 and max(map(len, lines)) <= 78
 
@@ -466,7 +466,9 @@ def test_lines_that_are_none_of_the_relays(home: RelayHome) -> None:
     found = report(home)
     assert counts(found) == [2, 2, 0, 0, 0]
     assert found["unread_lines"] >= len(bad) + 2
-    assert f"not read: lines that are cut off, or not the relay's: {found['unread_lines']}\n" in text_of(home)
+    assert f"not read: lines that are cut off or not from the relay: {found['unread_lines']}\n" in text_of(
+        home
+    )
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -242,7 +242,7 @@ def test_credentials_without_a_date(watched: Watched) -> None:
     watched.home.secrets()
     shown = watched.show()
     assert shown.status == 0
-    assert "\ncredentials: no date is given\n" in shown.text
+    assert "\ncredentials: no expiry date is set\n" in shown.text
     assert "credential_days" not in watched.show("prometheus").metrics
 
 
@@ -313,7 +313,7 @@ def test_who_has_most_of_the_queue(
     sender, number, total = storm
     assert (found["sender"], found["messages"]) == (sender, number)
     assert metrics[f"storm_messages {sender}"] == number
-    text = f"{sender!r} has {number} of the {total} waiting messages; as root, set them aside with: "
+    text = f"{sender!r} has {number} of the {total} waiting messages; as root, put them on hold with: "
     assert f" - {text}{found['command']} | " in shown.text
 
 
@@ -323,7 +323,7 @@ def test_a_storm_comes_last_of_the_warnings(watched: Watched) -> None:
     watched.queue(*[("deferred", 1000, 'a|b\n"\u202e\\@x.org')] * 25)
     shown, found = watched.show(), watched.json()
     command = found["queue"]["storm"]["command"]
-    assert shown.text.splitlines()[0].partition(" | ")[0].endswith(f"set them aside with: {command}")
+    assert shown.text.splitlines()[0].partition(" | ")[0].endswith(f"put them on hold with: {command}")
     assert len(found["problems"]) == 3
     assert command.isascii() and command.isprintable()
 
@@ -460,7 +460,7 @@ def test_a_command_that_has_a_bar_is_left_to_the_check(watched: Watched) -> None
     """
     os.chown(watched.home.path / SECRETS, 0, 0)
     summary = watched.show().text.splitlines()[0]
-    said = "belongs to root, is a link or no file: nothing is delivered as root"
+    said = "belongs to root, is a link or is not a file: nothing is delivered as root"
     assert f"{said}; see --check | " in summary
     [problem] = watched.json()["problems"]
     assert problem.endswith("</dev/null 2>&1 | cat")

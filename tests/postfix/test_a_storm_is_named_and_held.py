@@ -88,7 +88,7 @@ def test_exactly_its_mail_is_held(
     assert shown.returncode == 1
     found = re.fullmatch(
         rf"POSTFIX-API-RELAY WARNING - (.*) has {NUMBER} of the {len(everything)} waiting messages;"
-        r" as root, set them aside with: ([ -{}~]+) \| .*",
+        r" as root, put them on hold with: ([ -{}~]+) \| .*",
         shown.stdout.splitlines()[0],
     )
     assert found

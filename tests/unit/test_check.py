@@ -199,6 +199,6 @@ def test_a_terminal_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> N
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(relay, "status_of", lambda home, postfix: {"status": "WARNING"})
-    monkeypatch.setitem(relay.STATUS_FORMATS, "text", lambda found: "f\u00fcnf\u2026")
+    monkeypatch.setitem(relay.FORMATS["--status"], "text", lambda found: "f\u00fcnf\u2026")
     assert relay.run_command(["--status"]) == 1
     assert terminal.buffer.getvalue() == b"f\xfcnf\\u2026\n"
