@@ -82,7 +82,7 @@ esac
 check_with() {
     echo "Python $1: $2"
     "$2" -m py_compile postfix-api-relay &&
-        make_venv ".venv/python$1" "$2" pyproject.toml hypothesis pytest &&
+        make_venv ".venv/python$1" "$2" pyproject.toml boto3 hypothesis pytest &&
         ".venv/python$1/bin/python" -m pytest -q -p no:cacheprovider tests/unit
 }
 
