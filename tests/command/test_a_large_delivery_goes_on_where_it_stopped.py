@@ -438,6 +438,21 @@ def test_what_is_malformed_counts_as_nothing(
     assert len(sandbox.accepted) == 1 and kept_progress(home) == []
 
 
+def test_a_draft_whose_id_is_lost_is_found_by_its_message_id(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """It was about to be sent when the file was damaged."""
+    sandbox.answer("send", Answer(504))
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    expire_pauses(home)
+    (file,) = kept_progress(home)
+    state = json.loads(file.read_text())
+    assert state["draft"].pop("id") and state["draft"]["sending"]
+    home.put(file.name, json.dumps(state).encode())
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
 @pytest.mark.parametrize(
     ("answer", "mailbox"),
     [(Answer(503), "network@domain.com"), (LOST, "alerts@domain.com"), (Answer(504), "alerts@domain.com")],
