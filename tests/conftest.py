@@ -1,4 +1,4 @@
-"""Fixtures for all tests. What needs more than pytest is imported late: the unit tests do without."""
+"""Fixtures for all tests. Unit tests need only pytest, so modules that need more are imported late."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ Deliver = Callable[..., Delivery]
 Figures = Callable[..., None]
 FIGURES = pytest.StashKey[list[str]]()
 STDERR = pytest.StashKey[int]()
-# A test takes seconds, or minutes on the slowest machine, and what it starts has a limit of its own; the long
+# A test takes seconds, or minutes on the slowest machine, and what it starts has its own limit; the long
 # forms take hours.
 HANG_SECONDS, NIGHTLY_HANG_SECONDS = 900, 6 * 3600
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options for tests that take too long for every run, and for those that take hours."""
+    """Add the options for the long forms of tests, and for the time after which a test is ended."""
     parser.addoption("--nightly", action="store_true", help="the long forms of the fault tests; hours")
     parser.addoption("--hang-seconds", type=float, help="after which a test that has not ended never will")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for the tests' measurements, and let nothing depend on who has started them, and where."""
+    """Prepare for the tests' figures, and make the tests independent of who starts them, and where."""
     config.stash[FIGURES] = []
     # A test's output is captured, but not at this point.
     config.stash[STDERR] = os.dup(2)
-    # As pipe(8) has it, for UTC.
+    # As in pipe(8)'s environment, for UTC.
     os.environ["TZ"] = ""
     time.tzset()
     os.umask(0o022)
-    # pip may need the proxy; the sandbox is not behind it.
+    # pip may need a proxy, but the sandbox must be reached directly.
     os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"))
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        # A start in the background, or with nohup(1), ignores them, and every child would, too.
+        # A process started in the background or with nohup(1) ignores them, and its children would, too.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
 def watch(config: pytest.Config) -> None:
-    """End this process, and print what each of its threads does, if the test does not end: pytest-xdist says
-    which test that was, and goes on with another process. Nothing milder gets out of every wait."""
+    """If the test hangs, print the stack of each thread and end this process: pytest-xdist names the test and
+    continues with another process. Nothing milder interrupts every wait."""
     default = NIGHTLY_HANG_SECONDS if config.getoption("--nightly") else HANG_SECONDS
     seconds = config.getoption("--hang-seconds") or default
     faulthandler.dump_traceback_later(seconds, exit=True, file=config.stash[STDERR])
@@ -63,7 +63,7 @@ def watch(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let no test hang."""
+    """End a test that hangs."""
     watch(item.config)
     try:
         return (yield)
@@ -72,13 +72,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
-    """Keep the timer after a failure, where pytest would cancel it: a test's teardown can hang, too."""
+    """Restart the timer after a failure, when pytest cancels it: a test's teardown can hang, too."""
     if isinstance(node, pytest.Item):
         watch(node.config)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand what a worker of pytest-xdist has measured to the process that prints."""
+    """Pass the figures of a pytest-xdist worker to the process that prints them."""
     output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["figures"] = session.config.stash[FIGURES]
@@ -86,12 +86,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take what a worker has measured."""
+    """Receive a worker's figures."""
     node.config.stash[FIGURES].extend(getattr(node, "workeroutput", {}).get("figures", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the tests have measured."""
+    """Print the tests' figures."""
     if config.stash[FIGURES]:
         terminalreporter.section("figures")
         for line in config.stash[FIGURES]:
@@ -100,13 +100,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def nightly(pytestconfig: pytest.Config) -> bool:
-    """Whether the long forms of the tests are wanted."""
+    """Tell whether to run the long forms of the tests."""
     return bool(pytestconfig.getoption("--nightly"))
 
 
 @pytest.fixture
 def figures(pytestconfig: pytest.Config) -> Figures:
-    """Call it with what was tried, and counts by name: they are printed at the end of the run."""
+    """Return a function to call with what was tried and counts by name, to be printed after the run."""
 
     def keep(tried: str, /, **counts: object) -> None:
         named = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
@@ -117,13 +117,13 @@ def figures(pytestconfig: pytest.Config) -> Figures:
 
 @pytest.fixture(scope="session")
 def relay() -> ModuleType:
-    """The relay's functions, as a module."""
+    """Return the relay's functions as a module."""
     return load_script()
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """A provider that behaves as the real ones do."""
+    """Yield a provider that behaves like the real ones."""
     from sandbox import Sandbox
 
     with Sandbox() as provider:
@@ -132,12 +132,12 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def home(sandbox: Sandbox) -> Iterator[RelayHome]:
-    """An installed relay, configured for the sandbox's Graph."""
+    """Yield an installed relay, configured for the sandbox's Graph."""
     with RelayHome(sandbox.url, sandbox.ca_file) as installation:
         yield installation
 
 
 @pytest.fixture
 def deliver(home: RelayHome) -> Deliver:
-    """Hand a message to the installed relay: `pipe` without its first argument."""
+    """Return a function that hands a message to the installed relay: `pipe` without its first argument."""
     return partial(pipe, home)

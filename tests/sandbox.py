@@ -1,8 +1,8 @@
-"""A provider on the loopback interface: Entra's token endpoint, Graph's sendMail and Amazon SES, over TLS.
+"""A fake provider on the loopback interface: Entra's token endpoint, Graph for mail and Amazon SES, over TLS.
 
-It refuses what the real services refuse, keeps every request, and can be told to answer anything else.
+It refuses what the real services refuse, records every request, and can be told to answer anything else.
 Tests use the class `Sandbox`. As a program, `python sandbox.py --dir DIR` serves until its standard input
-closes or SIGTERM arrives, and leaves in DIR: ca.pem, endpoint (the URL, once it listens) and accepted.jsonl.
+closes or SIGTERM arrives, and writes in DIR: ca.pem, endpoint (the URL, once it listens) and accepted.jsonl.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
 
 
 def web_token(claims: object) -> str:
-    """A JSON Web Token with these claims, of the form that Entra's have; nobody can check its signature."""
+    """Return a JSON Web Token with these claims, in Entra's form; its signature is a dummy."""
     parts = [json.dumps(part).encode() for part in ({"typ": "JWT", "alg": "RS256"}, claims)]
     encoded = [base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, bytes(256))]
     return ".".join(encoded)
 
 
 class SessionKeys(NamedTuple):
-    """Temporary keys: STS, or a metadata service, has issued them."""
+    """Temporary keys, issued by STS or a metadata service."""
 
     key_id: str
     secret: str
@@ -122,7 +122,7 @@ class SessionKeys(NamedTuple):
 
 
 class Provider(Graph):
-    """The rules of the three services, without the network. The attributes may be set by a test."""
+    """The rules of the three services, without the network. Tests may set the attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,27 +130,27 @@ class Provider(Graph):
         self.client_id = "client-id"
         self.secret = "client-secret"
         self.object_id = "object-id"
-        # Those registered with the application, in DER; or the workload that may sign in as it.
+        # Certificates registered with the application, in DER; or the workload that may sign in as it.
         self.certificates: list[bytes] = []
         self.federation: Federation | None = None
         self.token_lifetime = 3599
-        # None: tokens are opaque; else they are JSON Web Tokens that claim these roles.
+        # None: tokens are opaque; otherwise they are JSON Web Tokens that claim these roles.
         self.roles: object = None
         self.max_send_rate = 14.0
         self.daily_quota = 50000.0
         self.sent_today = 1.0
-        # By how many seconds its clock is ahead.
+        # In seconds.
         self.clock_ahead = 0.0
-        # Addresses that SES refuses besides bad_recipients: they are not verified. In lower case.
+        # Addresses that SES refuses as not verified, besides bad_recipients; in lower case.
         self.unverified: set[str] = set()
-        # Keys besides client_id that SES knows, by their id.
+        # The keys that SES knows besides client_id, by id.
         self.session_keys: dict[str, SessionKeys] = {}
         self.configuration_sets = {"relay-events"}
-        # What SES says of those in bad_recipients.
+        # SES's message about bad_recipients.
         self.illegal_address = "Illegal address"
 
     def issue_keys(self, lifetime: float = 6 * 3600) -> SessionKeys:
-        """New temporary keys that SES knows for so many seconds."""
+        """Issue temporary keys that SES accepts for `lifetime` seconds."""
         key_id = "ASIA" + secrets.token_hex(8).upper()
         token = base64.b64encode(secrets.token_bytes(300)).decode()
         keys = SessionKeys(key_id, secrets.token_urlsafe(30), token, time.time() + lifetime)
@@ -158,7 +158,7 @@ class Provider(Graph):
         return keys
 
     def judge(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
-        """The service's answer to a request, and the message if it took one."""
+        """Return the service's answer to a request, and the message if it accepted one."""
         try:
             if seen.role == "token":
                 return self._token(seen), None
@@ -173,7 +173,7 @@ class Provider(Graph):
         return provided("graph/unknown-segment"), None
 
     def act(self, seen: Recorded) -> tuple[Answer, Accepted | None]:
-        """What comes of a request that the service would do; raises ValueError for any other."""
+        """Return the result of a request that the service accepts; raise ValueError for any other."""
         answer, message = self.judge(seen)
         if (answer.status or 200) >= 400:
             raise ValueError(f"told to accept what is refused with {answer.status}: {answer.body!r}")
@@ -198,7 +198,7 @@ class Provider(Graph):
         return provided("entra/token", expires_in=self.token_lifetime, token=self.issue())
 
     def issue(self) -> str:
-        """A new token, which sendMail takes."""
+        """Issue a token that Graph accepts."""
         token = secrets.token_urlsafe(48)
         if self.roles is not None:
             who = {"appid": self.client_id, "oid": self.object_id}
@@ -207,7 +207,7 @@ class Provider(Graph):
         return token
 
     def _check_assertion(self, seen: Recorded, form: dict[str, str]) -> None:
-        """Raises Refused unless it shows what a secret would."""
+        """Raise Refused unless the assertion proves the application's identity."""
         if form.get("client_assertion_type") != BEARER or "client_secret" in form:
             raise Refused(provided("entra/missing-parameter", parameter="client_assertion_type"))
         text, now = form["client_assertion"], time.time() + self.clock_ahead
@@ -237,7 +237,7 @@ class Provider(Graph):
         return provided("ses/accepted", id=identity), accepted
 
     def _check_options(self, call: dict[str, Any]) -> None:
-        """Raises Refused for what the request asks for besides its message and is not there."""
+        """Raise Refused for an unknown configuration set or invalid tags."""
         name = call.get("ConfigurationSetName")
         if name is not None and name not in self.configuration_sets:
             raise Refused(provided("ses/unknown-configuration-set", name=name))
@@ -248,7 +248,7 @@ class Provider(Graph):
             raise Refused(provided("ses/invalid-tag"))
 
     def _check_destination(self, recipients: list[str]) -> None:
-        """Raises Refused unless there are 1 to 50 recipients, all of them addresses."""
+        """Raise Refused unless there are 1 to 50 recipients, all valid addresses."""
         if len(recipients) > SES_RECIPIENT_LIMIT:
             raise Refused(provided("ses/too-many-recipients", limit=SES_RECIPIENT_LIMIT))
         if not recipients:
@@ -261,7 +261,7 @@ class Provider(Graph):
                 raise Refused(provided("ses/illegal-address", message=self.illegal_address))
 
     def _check_verified(self, sender: str, recipients: list[str]) -> None:
-        """Raises Refused where an address is not verified that has to be; it names them all."""
+        """Raise Refused if addresses that have to be verified are not; it names all of them."""
         bare = [email.utils.parseaddr(recipient)[1] for recipient in recipients]
         failed = [address for address in bare if address.lower() in self.unverified]
         if not self.known(sender):
@@ -279,7 +279,7 @@ class Provider(Graph):
         return provided("ses/quota", **figures)
 
     def _signature_problem(self, seen: Recorded) -> str | None:
-        """What AWS answers to a request that is not signed with a key that it knows, by its file; or None."""
+        """Return AWS's answer (its file) to a request without a valid signature by a known key; or None."""
         pattern = r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\S+), SignedHeaders=(\S+), Signature=(\w+)"
         match = re.fullmatch(pattern, seen.headers.get("authorization", ""))
         if match is None:
@@ -299,7 +299,7 @@ class Provider(Graph):
         return None
 
     def _signature(self, seen: Recorded, scope: str, signed: str, secret: str) -> str:
-        """Version 4 signature of a request, in hexadecimal; `signed` names headers, with semicolons."""
+        """Return a request's version 4 signature, in hexadecimal; `signed` names headers, with semicolons."""
         fields = "".join(f"{name}:{seen.headers.get(name, '').strip()}\n" for name in signed.split(";"))
         payload = hashlib.sha256(seen.body).hexdigest()
         canonical = f"{seen.method}\n{seen.path}\n\n{fields}\n{signed}\n{payload}"
@@ -312,11 +312,11 @@ class Provider(Graph):
 
 
 class Sandbox(Provider):
-    """The provider on a port of 127.0.0.1, as a context manager; its threads run inside this process.
+    """The provider on a port of 127.0.0.1, as a context manager; its threads run in this process.
 
-    `certificate` says what is wrong with its TLS, if anything; "none" speaks plain HTTP on the port.
-    `directory` gets ca.pem; without one a temporary directory that every user can read is made.
-    `uplink` is how many bytes of a request's body a second it reads; None: as fast as they come.
+    `certificate` says what is wrong with its TLS, if anything; with "none" the port speaks plain HTTP.
+    `directory` receives ca.pem; the default is a temporary directory that every user can read.
+    `uplink` limits the bytes per second read from a request's body; None: no limit.
     """
 
     def __init__(
@@ -329,9 +329,9 @@ class Sandbox(Provider):
         super().__init__()
         self.uplink = uplink
         self.requests: list[Recorded] = []
-        # Whether the records of requests keep the bytes of large files.
+        # Whether recorded requests keep the bytes of large files.
         self.keeps_ranges = True
-        # How many messages each recipient has got, over all calls; addresses in lower case.
+        # The number of messages to each recipient, over all calls; addresses in lower case.
         self.mailed: collections.Counter[str] = collections.Counter()
         self.accepted: list[Accepted] = []
         self.failures: list[BaseException] = []
@@ -341,19 +341,19 @@ class Sandbox(Provider):
         self._temporary: Path | None = None
         if directory is None:
             directory = self._temporary = Path(tempfile.mkdtemp(prefix="sandbox-"))
-            # The relay runs as another user, who has to read the file.
+            # The relay runs as another user, which has to read the file.
             directory.chmod(0o755)
         self.ca_file = directory / "ca.pem"
         authority.cert_pem.write_to_path(str(self.ca_file))
         self.ca_file.chmod(0o644)
         self._server: _Server | None = None
-        # Also for the time between a stop and the next start.
+        # Kept between a stop and the next start, too.
         self._reservation = reserve_port()
         self._port = port_of(self._reservation)
 
     @property
     def url(self) -> str:
-        """The base URL of all its roles."""
+        """The base URL of all services."""
         return f"https://localhost:{self._port}"
 
     def __enter__(self) -> Sandbox:
@@ -369,12 +369,12 @@ class Sandbox(Provider):
             raise AssertionError(f"the sandbox itself failed: {self.failures!r}") from self.failures[0]
 
     def start(self) -> None:
-        """Listen, after a stop on the same port."""
+        """Listen; after a stop, on the same port."""
         self._server = _Server(self, self._port, self.context)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop listening, so that connections are refused; requests that hang are dropped."""
+        """Stop listening, so that connections are refused; drop requests that hang."""
         if self._server:
             self._server.stopping.set()
             self._server.shutdown()
@@ -382,9 +382,9 @@ class Sandbox(Provider):
             self._server = None
 
     def answer(self, where: Where, *answers: Answer) -> None:
-        """Script the next answers of a role, one for each request; "connection" acts before the handshake.
+        """Script the next answers of a role, one per request; "connection" acts before the handshake.
 
-        Raises ValueError for a name that is not known: a typing error would test the ordinary answer.
+        Raise ValueError for an unknown name: a typo would test the ordinary answer.
         """
         if where not in get_args(Where):
             raise ValueError(f"no such place: {where}")
@@ -404,14 +404,14 @@ class Sandbox(Provider):
             self.forget_graph()
 
     def wait_for(self, count: int, limit: float = 30.0) -> list[Accepted]:
-        """The accepted messages, once there are `count`; raises TimeoutError after `limit` seconds."""
+        """Return the accepted messages once there are `count`; raise TimeoutError after `limit` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.accepted) >= count, limit):
                 raise TimeoutError(f"{len(self.accepted)} of {count} messages accepted in {limit} s")
             return list(self.accepted)
 
     def take_answer(self, where: Where) -> Answer:
-        """The scripted answer that is due, or the ordinary one."""
+        """Take the next scripted answer, or the ordinary one."""
         with self._changed:
             queue = self._answers[where]
             if not queue:
@@ -424,7 +424,7 @@ class Sandbox(Provider):
             return answer
 
     def settle(self, seen: Recorded, scripted: Answer) -> Answer | None:
-        """Record a request and what comes of it; the answer is None where none is to be given."""
+        """Record a request and its outcome, and return the answer; None means not to answer."""
         with self._changed:
             if seen.mailbox and seen.body:
                 self.traffic.uploads[seen.mailbox].append((seen.when, len(seen.body)))
@@ -439,16 +439,16 @@ class Sandbox(Provider):
         return reply
 
     def on_accepted(self, message: Accepted) -> None:
-        """Called with every message that is accepted; for subclasses."""
+        """Handle an accepted message; for subclasses."""
 
     def enter(self, role: Role, path: str) -> tuple[str, int]:
-        """A request has come: its mailbox, if it is about one, and how many run for that now."""
+        """Count a new request; return its mailbox, if it has one, and that one's running requests."""
         with self._changed:
             mailbox = self.mailbox_of(role, path)
             return mailbox, self.traffic.enter(mailbox) if mailbox else 0
 
     def leave(self, mailbox: str) -> None:
-        """A request is over."""
+        """Count a request as finished."""
         with self._changed:
             if mailbox:
                 self.traffic.leave(mailbox)
@@ -465,7 +465,7 @@ class Sandbox(Provider):
 
 
 def _certify(certificate: Certificate) -> tuple[ssl.SSLContext | None, trustme.CA]:
-    """A server context with the wanted fault (None: no TLS), and the authority that clients are to trust."""
+    """Return a server context with this fault (None: no TLS), and the authority that clients should trust."""
     trusted = trustme.CA()
     if certificate == "none":
         return None, trusted
@@ -478,7 +478,7 @@ def _certify(certificate: Certificate) -> tuple[ssl.SSLContext | None, trustme.C
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection; the TLS handshake happens there, where a slow one holds up nobody."""
+    """A server with a thread per connection; the TLS handshake runs there, so a slow one blocks no other."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -490,7 +490,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind; where the line is to be slow, with an Ethernet's buffers: the loopback's hold megabytes."""
+        """Bind; for a slow uplink with buffers as on Ethernet, since the loopback's hold megabytes."""
         if self.sandbox.uplink:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
@@ -506,19 +506,19 @@ class _Server(ThreadingHTTPServer):
             request.close()
         else:
             channel = self.context.wrap_socket(request, server_side=True) if self.context else request
-            # Closed here: the caller would end the stream first, and no reset would follow.
+            # Close it here: the caller would shut the stream down first, and no reset would follow.
             with channel:
                 super().finish_request(channel, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep what went wrong, except for clients that went away or refused the certificate."""
+        """Keep the error, unless the client went away or refused the certificate."""
         error = sys.exc_info()[1]
         if error and not isinstance(error, OSError):
             self.sandbox.failures.append(error)
 
 
 def close_by_reset(connection: socket.socket) -> None:
-    """Make the later close of a connection a reset."""
+    """Make the connection end with a reset when it is closed."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -531,15 +531,15 @@ def hang(connection: socket.socket, stopping: threading.Event) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection: reads requests, asks the sandbox what comes of them, answers as told."""
+    """One connection: read requests, ask the sandbox for their outcome, and answer accordingly."""
 
     protocol_version = "HTTP/1.1"
-    # An answer would wait 40 ms for the client to acknowledge the session tickets before it.
+    # Otherwise an answer would wait 40 ms for the client to acknowledge the session tickets.
     disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, *_values: object) -> None:
-        """Print nothing: the sandbox records."""
+        """Print nothing: the sandbox records the requests."""
 
     def _serve(self) -> None:
         sandbox = self.server.sandbox
@@ -549,7 +549,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             seen, scripted, complete = self._receive(role)
             if not complete:
-                # The client went away in its request.
+                # The client went away during its request.
                 scripted = scripted._replace(action="reset-in-request")
             reply = sandbox.settle(seen._replace(mailbox=mailbox, at_once=at_once), scripted)
             if reply:
@@ -557,7 +557,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif scripted.action.endswith("hang"):
                 hang(self.connection, self.server.stopping)
         finally:
-            # Before the answer: after it the next request could be here first.
+            # Before the answer: once that is sent, the next request may arrive first.
             sandbox.leave(mailbox)
         if reply:
             self._send(reply, scripted)
@@ -569,7 +569,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _serve
 
     def _receive(self, role: Role) -> tuple[Recorded, Answer, bool]:
-        """The request, what the script has for it, and whether all that was wanted of it came."""
+        """Return the request, its scripted answer, and whether all that was wanted of it arrived."""
         when = time.monotonic()
         scripted = self.server.sandbox.take_answer(role)
         length = int(self.headers.get("Content-Length", 0))
@@ -580,7 +580,7 @@ class _Handler(BaseHTTPRequestHandler):
         return seen, scripted, len(body) == wanted
 
     def _read(self, size: int) -> bytes:
-        """This much of the body, or less where the client goes away, at the speed of the uplink."""
+        """Read `size` bytes of the body, or fewer if the client goes away, at the speed of the uplink."""
         uplink = self.server.sandbox.uplink
         if uplink is None:
             return self.rfile.read(size)
@@ -591,7 +591,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _wait(self, scripted: Answer) -> None:
-        """Wait for as long as the script wants."""
+        """Wait as scripted."""
         stopping = self.server.stopping
         while scripted.gate and not scripted.gate.wait(0.05) and not stopping.is_set():
             pass
@@ -599,7 +599,7 @@ class _Handler(BaseHTTPRequestHandler):
             stopping.wait(scripted.delay)
 
     def _send(self, reply: Answer, scripted: Answer) -> None:
-        """Write an answer in the way that the script wants."""
+        """Write an answer in the scripted way."""
         pause = self.server.stopping.wait
         if scripted.action == "drip":
             for byte in self._head(reply, len(reply.body)) + reply.body:
@@ -618,7 +618,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.sendall(self._head(reply, len(reply.body)) + reply.body)
 
     def _head(self, reply: Answer, length: int) -> bytes:
-        """Status line and header fields, `length` being the Content-Length that is claimed."""
+        """Return status line and header fields; `length` is the claimed Content-Length."""
         status = reply.status or 200
         date = self.date_time_string(time.time() + self.server.sandbox.clock_ahead)
         fields = {"Date": date, "Content-Length": str(length), **reply.headers}
@@ -628,7 +628,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Journal(Sandbox):
-    """A sandbox that writes what it accepts to accepted.jsonl."""
+    """A sandbox that writes the messages it accepts to accepted.jsonl."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory=directory)
@@ -652,7 +652,7 @@ class _Journal(Sandbox):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into an ordinary exit, so that what was opened is closed."""
+    """Turn SIGTERM into an ordinary exit, so that open resources are closed."""
 
     def leave(_number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(0)

@@ -1,8 +1,7 @@
-"""Who used the processor time, by Linux's own accounting in /proc.
+"""Measure who uses processor time, by Linux's own accounting in /proc.
 
-The relay's processes are counted by the pipe(8) daemons that reap them, from fork to exit, with everything
-that they start, so that nothing has to be put between the two. Times are in seconds; sums are cut off to
-hundredths.
+The pipe(8) daemons reap the relay's processes, so their accounts include these, from fork to exit, with all
+that they start: no wrapper is needed. Times are in seconds; sums are truncated to hundredths.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
-# Of /proc/stat's first line: time in which nothing ran, and time in which another machine did.
+# In /proc/stat's first line: time in which nothing ran, and time in which another machine did.
 IDLE = (3, 4)
 STEAL = 7
 COUNTED = 8
 
-# When a daemon exits, its children's times are added to its parent's, where nobody can tell them apart.
+# When a daemon exits, its children's times are added to its parent's and can no longer be told apart.
 LASTING_DAEMONS = {"max_use": "1000000", "max_idle": "1d"}
 
 
 class Process(NamedTuple):
-    """A process: its own processor time, that of its first thread to the nanosecond, and that of the children
-    that it has waited for."""
+    """A process: its own processor time, its first thread's to the nanosecond, and that of the children that
+    it has waited for."""
 
     pid: int
     command: str
@@ -35,7 +34,7 @@ class Process(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """Seconds of processor time by what they went into; the sum is that of all processors."""
+    """Seconds of processor time by what used them, summed over all processors."""
 
     relay: float = 0.0
     postfix: float = 0.0
@@ -46,18 +45,18 @@ class Spent(NamedTuple):
     idle: float = 0.0
 
     def since(self, before: Spent) -> Spent:
-        """The difference."""
+        """Return the difference."""
         return Spent(*(now - then for now, then in zip(self, before)))
 
 
 def read_process(pid: int) -> Process | None:
-    """A process's accounts; None where it is gone. OSError where the kernel keeps none."""
+    """Return a process's accounts, None if it is gone. Raise OSError if the kernel keeps none."""
     directory = Path("/proc") / str(pid)
     try:
         text = (directory / "stat").read_text()
         nanoseconds = int((directory / "schedstat").read_text().split()[0])
     except (FileNotFoundError, ProcessLookupError):
-        # A kernel that keeps no such accounts is another matter.
+        # The process exists, but the kernel keeps no such accounts.
         if directory.exists():
             raise
         return None
@@ -69,8 +68,8 @@ def read_process(pid: int) -> Process | None:
 
 
 def spent(daemons: Sequence[int], master: int, provider: int) -> Spent:
-    """What has been spent so far: by a Postfix, given its processes and the id of its master, by the
-    commands that its pipe(8) daemons have waited for, by the provider and by this process."""
+    """Return what has been spent so far by a Postfix (given its processes and its master's id), the commands
+    that its pipe(8) daemons have waited for, the provider and this process."""
     found = [process for process in map(read_process, daemons) if process]
     own = [process for process in found if process.pid == master or process.parent == master]
     relay = sum(process.reaped for process in own if process.command == "pipe")
@@ -86,7 +85,7 @@ def spent(daemons: Sequence[int], master: int, provider: int) -> Spent:
 
 
 def _whole_machine() -> tuple[float, float, float]:
-    """Busy, stolen and idle time of all processors since boot."""
+    """Return the busy, stolen and idle time of all processors since boot."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     times = [int(field) / TICKS for field in fields[:COUNTED]]
     idle = sum(times[place] for place in IDLE)

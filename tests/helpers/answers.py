@@ -1,4 +1,4 @@
-"""The sandbox's requests and answers: requests, scripted answers, the services' errors."""
+"""The sandbox's requests, scripted answers and the services' errors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FRESH: Mapping[str, Callable[[], str]] = {
     "now": lambda: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()),
 }
 
-# The steps of a message through a draft have names of their own; "progress" and "cancel" are GET and DELETE
-# of an upload session.
+# Each step of sending a message as a draft has its own name; "progress" and "cancel" are GET and DELETE of an
+# upload session.
 Role = Literal[
     "token",
     "sendMail",
@@ -59,12 +59,12 @@ Action = Literal[
 
 
 class Answer(NamedTuple):
-    """What to answer to a request, or to the next `times` requests (None: to all from now on).
+    """The answer to a request, or to the next `times` requests (None: to all from now on).
 
-    Without a `status` the request is judged as the real service would, and only delivered in another way.
-    With one it is answered unread, and accepted only where `accept` or the action says so.
-    `delay` is in seconds: before the answer, or with "drip" between its bytes. Where there is a `gate`, it is
-    answered once a test opens that.
+    Without a `status`, the request is judged as the real service would judge it, and only the delivery of the
+    answer differs. With one, it is answered unread, and accepted only if `accept` or the action says so.
+    `delay` is in seconds: before the answer, or with "drip" between its bytes. With a `gate`, the answer
+    waits until a test opens it.
     """
 
     status: int | None = None
@@ -78,9 +78,9 @@ class Answer(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """A request as it arrived; `status` is None where none was answered, `when` is monotonic seconds.
+    """A request as it arrived; `status` is None if it got no answer, `when` is monotonic seconds.
 
-    `mailbox` is Graph's, in lower case; `at_once` is how many requests ran for it then, this one included.
+    `mailbox` is Graph's, in lower case; `at_once` is its number of concurrent requests, this one included.
     """
 
     when: float
@@ -95,11 +95,11 @@ class Recorded(NamedTuple):
 
     @property
     def query(self) -> dict[str, str]:
-        """The options after the question mark, decoded."""
+        """The query options, decoded."""
         return dict(urllib.parse.parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
 
     def segment(self, number: int) -> str:
-        """A segment of the path, decoded: 2 is the mailbox of Graph's, 4 the id of a message."""
+        """Return a segment of the path, decoded: in Graph's, 2 is the mailbox and 4 the id of a message."""
         return urllib.parse.unquote(self.path.partition("?")[0].split("/")[number + 1])
 
 
@@ -112,25 +112,25 @@ class Refused(Exception):
 
 
 def json_answer(status: int, content: object, headers: Mapping[str, str] | None = None) -> Answer:
-    """An answer with a JSON body."""
+    """Return an answer with a JSON body."""
     fields = {"Content-Type": "application/json", **(headers or {})}
     return Answer(status, fields, json.dumps(content).encode())
 
 
 @functools.cache
 def stored(name: str) -> dict[str, Any]:
-    """The file of a provider's answer, such as "graph/access-denied"; answers/README.md says what it has."""
+    """Return the file of a provider's answer, such as "graph/access-denied"; see answers/README.md."""
     content: dict[str, Any] = json.loads((ANSWERS / f"{name}.json").read_text(encoding="utf-8"))
     return content
 
 
 def names(service: str) -> list[str]:
-    """The names of all answers of a service."""
+    """Return the names of all answers of a service."""
     return [f"{service}/{file.stem}" for file in sorted((ANSWERS / service).glob("*.json"))]
 
 
 def placeholders(value: object) -> set[str]:
-    """The names in braces within a file's headers, body or examples."""
+    """Return the names in braces within a file's headers, body or examples."""
     if isinstance(value, str):
         return set(PLACEHOLDER.findall(value))
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
@@ -138,10 +138,10 @@ def placeholders(value: object) -> set[str]:
 
 
 def provided(name: str, /, **values: object) -> Answer:
-    """A provider's answer from its file, with values in place of what has its name in braces there.
+    """Return a provider's answer from its file, with the names in braces replaced by their values.
 
-    What has no value gets the file's example, and {uuid} and {now} a new one each. A text that is nothing but
-    a placeholder becomes the value as it is. Raises ValueError for a value that the file has no place for.
+    The default is the file's example; {uuid} and {now} are new each time. A string that is only a placeholder
+    becomes the value itself, of any type. Raise ValueError for a value that the file has no place for.
     """
     content = stored(name)
     examples = content.get("examples", {})
@@ -171,12 +171,12 @@ def provided(name: str, /, **values: object) -> Answer:
 
 
 def is_json(content: Mapping[str, Any]) -> bool:
-    """Whether the body in a file is JSON: some services say of it that it is text."""
+    """Tell whether the body in a file is JSON: some services declare it as text."""
     return not isinstance(content.get("body"), str) or "json" in content["headers"].get("Content-Type", "")
 
 
 def error_code(answer: Answer) -> str:
-    """The code that an error has: Graph's, Entra's, or that of either interface of SES."""
+    """Return the code of an error from Graph, Entra or either interface of SES."""
     if found := re.search(rb"<Code>(\w+)</Code>", answer.body):
         return found[1].decode()
     content = json.loads(answer.body)
@@ -186,43 +186,43 @@ def error_code(answer: Answer) -> str:
 
 
 def graph_error(status: int, code: str, text: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """An error in Graph's form that Graph is not known to give; what it does give is in answers/graph."""
+    """Return an error in Graph's form that Graph is not known to give; answers/graph has the known ones."""
     form = provided("graph/error", code=code, message=text)
     return form._replace(status=status, headers={**form.headers, **(headers or {})})
 
 
 def entra_error(status: int, error: str, number: int, text: str) -> Answer:
-    """An OAuth error in Entra's form that Entra is not known to give; `number` is the one after AADSTS."""
+    """Return an OAuth error in Entra's form that Entra is not known to give; `number` follows AADSTS."""
     return provided("entra/error", error=error, number=number, message=text)._replace(status=status)
 
 
 def ses_error(status: int, code: str, text: str) -> Answer:
-    """An error in the form of SES's second interface (restJson) that SES is not known to give."""
+    """Return an error in the form of SES's second interface (restJson) that SES is not known to give."""
     return provided("ses/error", code=code, message=text)._replace(status=status)
 
 
 def ses_query_error(status: int, code: str, text: str) -> Answer:
-    """An error in the form of SES's first interface (query, XML) that SES is not known to give."""
+    """Return an error in the form of SES's first interface (query, XML) that SES is not known to give."""
     return provided("ses/query-error", code=code, message=text)._replace(status=status)
 
 
 def addresses(values: Iterable[object]) -> list[str]:
-    """The addresses in header values."""
+    """Return the addresses in header values."""
     return [address for _name, address in people_in(values)]
 
 
 def people_in(values: Iterable[object]) -> list[tuple[str, str]]:
-    """Names and addresses in header values, read as leniently as a mail service reads them."""
+    """Return the names and addresses in header values, read as leniently as a mail service does."""
     texts = [str(value) for value in values]
     try:
         pairs = email.utils.getaddresses(texts, strict=False)
     except TypeError:
-        # Interpreters without the later strictness have no such argument either.
+        # Older interpreters lack the argument, and are lenient.
         pairs = email.utils.getaddresses(texts)
     return [(name, address) for name, address in pairs if "@" in address]
 
 
 def decode_base64(text: bytes | str) -> bytes:
-    """Base64 decoded strictly but for white space; raises binascii.Error."""
+    """Decode base64, strictly except for white space; raise binascii.Error if it is invalid."""
     data = text if isinstance(text, bytes) else text.encode()
     return base64.b64decode(b"".join(data.split()), validate=True)

@@ -1,4 +1,4 @@
-"""What Entra makes of a client assertion: one signed with a certificate, or by a federated issuer."""
+"""Entra's checks of a client assertion that was signed with a certificate or by a federated issuer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers.answers import Refused, provided
 
 BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 EXCHANGE = "api://AzureADTokenExchange"
-# By how much Entra lets a clock be wrong.
+# The clock skew that Entra tolerates.
 SKEW_SECONDS = 300
 
 
@@ -48,7 +48,7 @@ class Assertion(NamedTuple):
 
 
 def read(text: str) -> Assertion:
-    """The parts of an assertion; raises Refused where it has none."""
+    """Split an assertion into its parts; raise Refused if it is malformed."""
     try:
         header, claims, signature = text.split(".")
         signed = f"{header}.{claims}".encode()
@@ -63,7 +63,7 @@ def check_times(claims: dict[str, Any], now: float) -> None:
 
 
 def check_certificate(text: str, url: str, client: str, registered: list[bytes], now: float) -> None:
-    """Raises Refused unless one of the certificates, in DER, has signed it, for this client and endpoint."""
+    """Raise Refused unless one of the certificates (DER) has signed it, for this client and endpoint."""
     found = read(text)
     known = {thumbprint(der): der for der in registered}
     der = known.get(found.header.get("x5t#S256", ""))
@@ -91,14 +91,14 @@ def check_certificate(text: str, url: str, client: str, registered: list[bytes],
 
 
 class Federation(NamedTuple):
-    """An issuer of tokens for workloads, such as a Kubernetes cluster, and the workload that is trusted."""
+    """An issuer of tokens for workloads, such as a Kubernetes cluster, and the trusted workload."""
 
     key: rsa.RSAPrivateKey
     issuer: str = "https://oidc.domain.com/cluster"
     subject: str = "system:serviceaccount:mail:relay"
 
     def token(self, **changes: object) -> str:
-        """A token of the workload's."""
+        """Return a token for the workload."""
         now = int(time.time())
         claims = {"iss": self.issuer, "sub": self.subject, "aud": [EXCHANGE], "nbf": now, "exp": now + 3600}
         parts = ({"alg": "RS256", "typ": "JWT"}, {**claims, **changes})
@@ -106,7 +106,7 @@ class Federation(NamedTuple):
         return f"{signed}.{encoded(self.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
     def check(self, text: str, now: float) -> None:
-        """Raises Refused unless it is a token of the workload's."""
+        """Raise Refused unless it is a token for the workload."""
         found = read(text)
         if found.claims.get("iss") != self.issuer:
             raise refuse("federation-issuer")

@@ -1,4 +1,4 @@
-"""What gives a machine in AWS its keys: instance metadata service (version 2) and container endpoint."""
+"""Fakes of what gives a machine in AWS its keys: instance metadata service (v2) and container endpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Step = Literal["token", "role", "keys", "container"]
 ROLES_PATH = "/latest/meta-data/iam/security-credentials/"
 CONTAINER_PATH = "/v2/credentials"
-# Neither this machine nor AWS is asked, but for what a test changes.
+# Nothing listens there, so that no real service is asked unless a test sets one.
 NOBODY = "http://127.0.0.1:1"
 AS_THE_MACHINE = {
     "API_PROVIDER": "ses",
@@ -35,17 +35,17 @@ HTML = provided("aws/instance-not-there").body
 
 
 def written(ends: float) -> str:
-    """A time as AWS writes it."""
+    """Return a time as AWS writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
 
 
 def as_json(keys: SessionKeys, **changes: object) -> dict[str, object]:
-    """Keys as both services have them, with changes; None leaves a member out."""
+    """Return keys as both services give them, with changes; None leaves a member out."""
     return changed("aws/instance-keys", keys, **changes)
 
 
 def changed(name: str, keys: SessionKeys, **changes: object) -> dict[str, object]:
-    """Keys in the form of a file, with changes; None leaves a member out."""
+    """Return keys in the form of a file, with changes; None leaves a member out."""
     values = {"key_id": keys.key_id, "secret": keys.secret, "token": keys.token}
     answer = provided(name, **values, ends=written(keys.ends))
     content = {**json.loads(answer.body), **changes}
@@ -53,7 +53,7 @@ def changed(name: str, keys: SessionKeys, **changes: object) -> dict[str, object
 
 
 class Fault(NamedTuple):
-    """What is answered in place of the right thing, so many seconds late."""
+    """A wrong answer; `delay` is in seconds."""
 
     status: int = 200
     body: bytes = b""
@@ -63,9 +63,9 @@ class Fault(NamedTuple):
 class AwsMetadata:
     """Both services on one port of 127.0.0.1, as a context manager; the sandbox knows the keys they issue.
 
-    They refuse what the real ones refuse. `steps` are the requests that came; `faults` has what is wrong with
-    each step, `changes` is wrong in the keys, and `lifetime` is how long those last (seconds). `role` is the
-    instance's, or empty; `authorization` is the token that the container's endpoint wants.
+    They refuse what the real ones refuse. `steps` are the requests received, `faults` the wrong answers by
+    step, `changes` the errors in the keys, and `lifetime` is the keys', in seconds. `role` is the instance's
+    or empty; `authorization` is the token that the container endpoint expects.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -95,11 +95,11 @@ class AwsMetadata:
         self._server.server_close()
 
     def use_instance(self, home: RelayHome, **changes: object) -> None:
-        """Let the relay sign in as an instance with a role."""
+        """Set the home up to sign in as an instance with a role."""
         use_machine(home, AWS_EC2_METADATA_SERVICE_ENDPOINT=self.url, **changes)
 
     def use_container(self, home: RelayHome, **changes: object) -> None:
-        """Let the relay sign in as a container with a role; the token goes into a file."""
+        """Set the home up to sign in as a container with a role; the token goes into a file."""
         token = home.put("container-token", self.authorization.encode() + b"\n")
         usual = {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.url + CONTAINER_PATH,
@@ -108,12 +108,12 @@ class AwsMetadata:
         use_machine(home, **{**usual, **changes})
 
     def issue(self, name: str) -> tuple[int, bytes]:
-        """New keys, as they are answered."""
+        """Return an answer with new keys."""
         keys = self.sandbox.issue_keys(self.lifetime)
         return 200, json.dumps(changed(f"aws/{name}", keys, **self.changes)).encode()
 
     def judge(self, step: Step, method: str, headers: Any) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Return the answer's status and body."""
         if step == "token":
             lifetime = headers.get("X-aws-ec2-metadata-token-ttl-seconds", "")
             if method != "PUT" or not lifetime.isdigit() or not 1 <= int(lifetime) <= 21600:
@@ -132,19 +132,19 @@ class AwsMetadata:
 
 
 def as_told(name: str, **values: object) -> tuple[int, bytes]:
-    """Status and body of a file."""
+    """Return the status and body in a file."""
     answer = provided(f"aws/{name}", **values)
     return answer.status or 200, answer.body
 
 
 def use_machine(home: RelayHome, **changes: object) -> None:
-    """Set the home up for the sandbox's SES with the machine's keys; no quota is asked for."""
+    """Set the home up for the sandbox's SES with the machine's keys and a fixed rate, so no quota request."""
     home.secrets(**{**AS_THE_MACHINE, **changes})
     home.configure(RATE_LIMIT_PER_MINUTE=28)
 
 
 def use_web_identity(home: RelayHome, endpoint: str, token: bytes = b"an OpenID Connect token") -> None:
-    """Set the home up to take on a role with this token, by STS at the endpoint."""
+    """Set the home up to assume a role with this token, through STS at the endpoint."""
     use_machine(
         home,
         AWS_ROLE_ARN="arn:aws:iam::123456789012:role/relay",

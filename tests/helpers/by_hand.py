@@ -1,4 +1,4 @@
-"""What an administrator starts by hand, and an installation that it finds nothing wrong with."""
+"""Helpers for commands that an admin runs by hand, and an installation in which they find no fault."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from helpers.postfix import (
 )
 
 DAY_SECONDS = 86400
-# What a site chooses in place of the examples.
+# A site's own values instead of the examples.
 SITE: dict[str, Any] = {
     "ADMIN_NOTIFICATION_EMAIL": "it@example.org",
     "DEFAULT_FROM_ADDRESS": "relay@example.org",
     "VALID_FROM_ADDRESSES": ["relay@example.org", "ups@example.org"],
 }
-# What install.sh sets so that mail of the relay's own host reaches the admin.
+# install.sh sets these so that mail from the relay's own host reaches the admin.
 ROOT_MAIL = {
     "myorigin": "$myhostname",
     "recipient_canonical_maps": "inline:{@$myhostname=it@example.org, @localhost=it@example.org,"
@@ -38,9 +38,9 @@ ROOT_MAIL = {
 
 
 def in_days(days: int) -> str:
-    """The date so many days from today, as API_EXPIRATION_DATE wants it, by the tests' clock, which is UTC.
+    """Return the date `days` from today in UTC, the tests' time zone, in the form of API_EXPIRATION_DATE.
 
-    The day goes on for a minute at least: just before midnight this waits for the next.
+    At least a minute of the day remains: just before midnight this waits for the next day.
     """
     left = DAY_SECONDS - time.time() % DAY_SECONDS
     if left < 60:
@@ -55,8 +55,8 @@ def by_hand(
     prefix: Sequence[str] = (),
     message: bytes = b"",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command with these arguments, and this on its standard input; `prefix` is a command
-    that runs it."""
+    """Run the installed command with these arguments and `message` on its standard input; `prefix` is a
+    command that runs it."""
     account = pwd.getpwnam(user)
     with tempfile.TemporaryFile() as fed:
         fed.write(message)
@@ -76,14 +76,14 @@ def by_hand(
 
 
 def make_sound(home: RelayHome) -> None:
-    """Give a home what --check wants to see: a site's own settings, and nothing open to others."""
+    """Make --check find no fault in a home: a site's own settings, and nothing open to others."""
     home.configure(**SITE)
     home.secrets(API_EXPIRATION_DATE=in_days(365))
     home.give_to_root()
 
 
 def set_up_postfix(postfix: PrivatePostfix, home: RelayHome) -> None:
-    """Give a Postfix the settings that are shipped, for this home; it goes on with those that it has read."""
+    """Write the shipped settings for this home into a Postfix's files; a running Postfix is not reloaded."""
     make_settings(postfix.config)
     entry = adapted_entry(str(home.script), home.account.pw_name)
     (postfix.config / "master.cf").write_text(postfix.services + entry)
@@ -99,7 +99,7 @@ def set_up_postfix(postfix: PrivatePostfix, home: RelayHome) -> None:
 
 
 def tree(directory: Path) -> dict[str, tuple[object, ...]]:
-    """Everything in a directory: what it is, whose, how open, when it was changed, and its content."""
+    """Return everything in a directory: type, permissions, owner, time of change and content."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(directory.rglob("*")):
         status = path.lstat()

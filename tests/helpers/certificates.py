@@ -1,4 +1,4 @@
-"""Certificates and keys as an administrator makes them, and as somebody gets them wrong."""
+"""Certificates and keys as an admin makes them, rightly or wrongly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
         return self.certificate.public_bytes(Encoding.DER)
 
     def key_pem(self, passphrase: bytes = b"", form: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
-        """The key, in PKCS #8 or as "RSA PRIVATE KEY"."""
+        """Return the key, in PKCS #8 or as "RSA PRIVATE KEY"."""
         sealed: KeySerializationEncryption = NoEncryption()
         if passphrase:
             sealed = BestAvailableEncryption(passphrase)
@@ -53,12 +53,12 @@ class Pair(NamedTuple):
 
 @functools.cache
 def rsa_key(number: int = 0, size: int = 2048) -> rsa.RSAPrivateKey:
-    """One of several keys."""
+    """Return one of several keys."""
     return rsa.generate_private_key(public_exponent=65537, key_size=size)
 
 
 def pair(key: Key | None = None, begins: float = -1, ends: float = 365) -> Pair:
-    """A self-signed certificate that is good between these days, counted from now."""
+    """Return a self-signed certificate that is valid between these days, counted from now."""
     key = key or rsa_key()
     now = datetime.datetime.now(datetime.timezone.utc)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "relay.domain.com")])
@@ -69,7 +69,7 @@ def pair(key: Key | None = None, begins: float = -1, ends: float = 365) -> Pair:
 
 
 def use_certificate(home: RelayHome, made: Pair, *, one_file: bool = True, **changes: object) -> Path:
-    """Set the home up for a certificate; returns the file that has the key."""
+    """Set the home up for a certificate, and return the file with the key."""
     values: dict[str, object] = {"API_CERTIFICATE_PATH": "relay.pem", "API_SECRET": None}
     file = home.put(
         "relay.pem", made.pem + (made.key_pem() if one_file else b""), 0o600 if one_file else 0o644

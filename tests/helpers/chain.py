@@ -1,4 +1,4 @@
-"""The chain that --check examines, with nothing wrong in it, and the faults that it should find."""
+"""The chain that --check examines, without a fault, and the faults that it should find."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from helpers.postfix import PROJECT, PrivatePostfix, add_settings, age_settings,
 from helpers.script import change_constants
 
 CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
-# How a line begins that belongs to the finding above it.
+# The indentation of a line that continues a finding.
 BELOW = "      "
 EDIT_CONFIG, EDIT_SECRETS = f"edit HOME/{CONFIG}", f"edit HOME/{SECRETS}"
 
 
 class Checked(NamedTuple):
-    """What --check ended with and printed: its findings, and the verdict at the end."""
+    """The exit status of --check and what it printed: findings, and the verdict at the end."""
 
     status: int
     lines: list[str]
@@ -30,12 +30,12 @@ class Checked(NamedTuple):
 
     @property
     def problems(self) -> list[str]:
-        """The lines that an admin has to look at."""
+        """The lines that need an admin's attention."""
         return [line for line in self.lines if not line.startswith("ok    ")]
 
 
 def expected_verdict(levels: list[str]) -> str:
-    """The line that --check is to end with after findings of these levels."""
+    """Return the last line that --check should print after findings of these levels."""
     tally = f"ok    {levels.count('ok')} of {len(levels)} checks"
     for level in ("warn", "FAIL"):
         if level in levels:
@@ -46,9 +46,9 @@ def expected_verdict(levels: list[str]) -> str:
 
 
 class Chain:
-    """An installation with nothing wrong, from Postfix to the provider, and the check of it.
+    """An installation without faults, from Postfix to the provider, and its check.
 
-    `running` is any Postfix that runs: it is given the settings of the installation, which it does not read.
+    `running` is any running Postfix: its files get the installation's settings, but it does not read them.
     """
 
     def __init__(self, sandbox: Sandbox, home: RelayHome, running: PrivatePostfix) -> None:
@@ -64,7 +64,7 @@ class Chain:
         sandbox.roles = ["Mail.ReadWrite", "Mail.Send"]
 
     def check(self, *options: str, user: str = "root", prefix: tuple[str, ...] = ()) -> Checked:
-        """Run it, and expect what always holds: no mail, no secret shown, nothing changed, FAIL is 1."""
+        """Run it, and check what always holds: no mail, no secret shown, nothing changed, FAIL exits 1."""
         before = tree(self.home.path)
         arguments = ("--check", "--postfix-config", self.postfix, *options)
         done = by_hand(self.home, *arguments, user=user, prefix=prefix)
@@ -81,21 +81,21 @@ class Chain:
         return Checked(done.returncode, lines, verdict)
 
     def check_anew(self, before: str = ":") -> list[str]:
-        """Run it as root where it has something to compile; before is a command of the shell's."""
+        """Run it as root when the bytecode is out of date, after the shell command `before`."""
         command = f"{before}; exec {self.home.script} --check --postfix-config {self.postfix}"
         return subprocess.run(
             ["bash", "-c", command], capture_output=True, text=True, timeout=60
         ).stdout.splitlines()
 
     def problems_anew(self) -> list[str]:
-        """What it finds wrong, but for a rotation that the shipped program looks for in its usual place."""
+        """Return the problems, except missing rotation: the shipped program looks in the usual place."""
         lines = self.check_anew()
         assert "ok    default_transport is apirelay:api-relay" in lines
         return [line for line in lines if not line.startswith("ok    ") and "grows for ever" not in line]
 
     def expanded(self, line: str) -> str:
-        """A line with the paths of this installation in place of HOME and the like, and with
-        the date so many days from today in place of DAY(…)."""
+        """Return a line with HOME and the like replaced by this installation's paths, and DAY(n) by the date
+        n days from today."""
         places = {
             "HOME": self.home.path,
             "DASHED": str(self.home.path).replace("/", "-"),
@@ -105,20 +105,20 @@ class Chain:
         }
         for name, path in places.items():
             line = line.replace(name, str(path))
-        # Not when the tests are collected: that may have been yesterday.
+        # Not at collection: that may have been yesterday.
         return re.sub(r"DAY\((-?\d+)\)", lambda match: in_days(int(match[1])), line)
 
     def expect(self, lines: Sequence[str], expected: Sequence[str]) -> None:
-        """The lines are to be the expected ones, in which "…" stands for any text."""
+        """Check that the lines are the expected ones, in which "…" stands for any text."""
         assert len(lines) == len(expected), lines
         for line, text in zip(lines, expected):
             pattern = re.escape(self.expanded(text)).replace("…", ".+")
             assert re.fullmatch(pattern, line), line
 
     def fix(self, line: str) -> None:
-        """Do what a line advises, as an admin does in the project's directory, but for the reload."""
+        """Do what a line advises, as an admin does in the project's directory, except the reload."""
         fix = line.split("; ", 1)[1].split("; postfix ")[0]
-        # What it checks again may be wrong elsewhere, and is not what is to be seen here.
+        # The advised check may find other faults, which do not matter here.
         fix = re.sub(r" --check$", rf" --check --postfix-config {self.postfix} >/dev/null || true", fix)
         subprocess.run(["bash", "-ec", fix], cwd=PROJECT, check=True, timeout=60)
         age_settings(self.postfix)
@@ -134,7 +134,7 @@ class Chain:
         self.set("message_size_limit = 31457280")
 
     def set(self, *settings: str) -> None:
-        """Set parameters of Postfix's."""
+        """Set Postfix parameters."""
         add_settings(self.postfix, settings)
 
     def change_entry(self, old: str, new: str) -> None:
@@ -147,7 +147,7 @@ class Chain:
         (self.rotation / "relay").write_text(text)
 
     def compile(self) -> None:
-        """Let the bytecode cache have the script as it is: its first start by the service writes it."""
+        """Bring the bytecode cache up to date: the service's first start of the script writes it."""
         assert by_hand(self.home, "--version", user=self.home.account.pw_name).returncode == 0
 
     def own_by_root(self, name: str) -> None:
@@ -155,9 +155,9 @@ class Chain:
 
 
 class Fault(NamedTuple):
-    """A fault: how it is made, the lines that tell of it, and whether what the first advises fixes all.
+    """A fault: how to cause it, the lines that report it, and whether the first one's advice fixes it all.
 
-    In the lines HOME and such stand for paths (Chain.expanded()), and "…" for any text.
+    In the lines, HOME and the like stand for paths (Chain.expanded()), and "…" for any text.
     """
 
     make: Callable[[Chain], object]
@@ -166,17 +166,17 @@ class Fault(NamedTuple):
 
 
 def fault(level: str, make: Callable[[Chain], object], text: str, fix: str, *more: str) -> Fault:
-    """A fault that is fixed by editing something; `more` are further lines."""
+    """Return a fault that is fixed by editing something; `more` are further lines."""
     return Fault(make, [f"{level:<5} {text}; {fix}", *more])
 
 
 def fixed(level: str, make: Callable[[Chain], object], text: str, fix: str, *more: str) -> Fault:
-    """A fault that is fixed by the command that is advised."""
+    """Return a fault that the advised command fixes."""
     return fault(level, make, text, fix, *more)._replace(fixed=True)
 
 
 def expect_fault(chain: Chain, fault: Fault) -> None:
-    """Its own lines come, and no others; what the first of them advises is done where it is a command."""
+    """Check that only its lines are reported, and that the command in the first, if any, fixes it."""
     fault.make(chain)
     problems = chain.check().problems
     chain.expect(problems, fault.lines)

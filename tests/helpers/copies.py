@@ -9,7 +9,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def copy_of_project(place: Path) -> Path:
-    """Copy what git has, or would commit, as it is now; the virtual environment is the project's own."""
+    """Copy what git tracks or would add, as it is on disk; the virtual environment is the project's own."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout
     place.mkdir()

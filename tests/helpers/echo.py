@@ -1,4 +1,4 @@
-"""A provider that gives away what it was sent, in every spelling."""
+"""A provider that echoes what it was sent, in every spelling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox import Answer, Recorded, Role, Sandbox
 
 
 def spellings(secret: str) -> list[str]:
-    """A secret as it may be echoed: raw, and as URLs, JSON, HTML, Python and base64 write it."""
+    """Return a secret as it may be echoed: raw, and in the forms of URLs, JSON, HTML, Python and base64."""
     quoted = urllib.parse.quote(secret, safe="")
     data = secret.encode()
     encoded = [base64.b64encode(b"id:"[:before] + data + b":").decode() for before in range(4)]
@@ -32,15 +32,14 @@ def spellings(secret: str) -> list[str]:
 
 
 def printable(text: str) -> bool:
-    """Whether the text can stand in a header field."""
+    """Tell whether a header field can contain the text."""
     return all(" " <= char <= "~" for char in text)
 
 
 class Echo(Sandbox):
-    """Its `role` answers the next `times` requests with `status`, and in text and header with all secrets.
+    """It answers the next `times` requests for `role` with `status` and all secrets, in body and header.
 
-    `padding` comes before the echo: a text that is cut off must not be cut in the middle of a secret.
-    `told` has every secret that it has seen.
+    `padding` precedes the echo: truncation must leave no part of a secret. `told` has all secrets so far.
     """
 
     def __init__(self) -> None:
@@ -52,11 +51,11 @@ class Echo(Sandbox):
         self.told: set[str] = set()
 
     def arm(self, role: Role, status: int, padding: int = 0, times: int = 1) -> None:
-        """Say which requests are answered so."""
+        """Say which requests get the echo."""
         self.role, self.status, self.padding, self.times = role, status, "." * padding, times
 
     def settle(self, seen: Recorded, scripted: Answer) -> Answer | None:
-        """Answer as told."""
+        """Answer as `arm` said."""
         authorization = seen.headers.get("authorization", "").removeprefix("Bearer ")
         self.told |= {secret for secret in (self.secret, authorization, *self.tokens) if secret}
         self.told |= {text for keys in self.session_keys.values() for text in (keys.secret, keys.token)}
@@ -75,8 +74,8 @@ class Echo(Sandbox):
         }
         if seen.role == "token":
             content["error"] = "invalid_client"
-        # A spelling that cannot stand in a header field is left out, whole: without some of its letters it
-        # would be another one.
+        # A spelling that a header field cannot contain is left out: without some of its characters it would
+        # be a different one.
         shown = (self.padding + " ".join(filter(printable, echoed)))[:8000]
         headers = {
             "request-id": shown,

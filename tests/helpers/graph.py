@@ -1,4 +1,4 @@
-"""Microsoft Graph's rules for mail, without the network: sendMail in both forms, drafts and their parts."""
+"""Microsoft Graph's rules for mail, without the network: both forms of sendMail, drafts and attachments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from helpers.graph_message import (
 from helpers.received import Accepted, GraphMessage, Part
 
 GRAPH_REQUEST_LIMIT = 4 * 1024 * 1024
-# Graph's documents say "under 3 MB" and "under 4 MB"; peers have measured where a session begins.
+# Graph's documents say "under 3 MB" and "under 4 MB"; others have measured where sessions begin.
 SMALL_FILE_LIMIT = 3 * 1024 * 1024
 RANGE_LIMIT = 4_000_000
 LARGEST_FILE = 150 * 1024 * 1024
@@ -67,7 +67,7 @@ GRAPH_ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(f"DELETE {SESSION_URL}"), "cancel"),
 )
 UPLOAD_ROLES = ("range", "progress", "cancel")
-# What an update changes, by what it is in the message, and what it cannot change.
+# The properties that an update can change, with their fields in GraphMessage, and those that it cannot.
 UPDATED = {"subject": "subject", "from": "sender", "replyTo": "reply_to"}
 UPDATED.update({f"{name}Recipients": name for name in ("to", "cc", "bcc")})
 NOT_UPDATED = ("internetMessageHeaders", "attachments")
@@ -98,16 +98,16 @@ class Draft:
 
     @property
     def whole(self) -> GraphMessage:
-        """The message with all that is attached to it."""
+        """The message with all its attachments."""
         return self.message._replace(attachments=tuple(self.files.values()))
 
     @property
     def sent(self) -> bool:
-        """Whether it has left."""
+        """Whether it has been sent."""
         return self.accepted is not None
 
     def looks_like_one(self) -> bool:
-        """Whether it shows itself as a draft: for a time it may even after it was sent."""
+        """Tell whether it still shows as a draft, which it may for a time after it was sent."""
         late = self.sent and self.lag > 0
         self.lag -= late
         return late or not self.sent
@@ -121,7 +121,7 @@ class Draft:
 
 @dataclass
 class Upload:
-    """An upload session: a file that comes in ranges."""
+    """An upload session: a file sent in ranges."""
 
     path: str
     draft: Draft
@@ -131,14 +131,14 @@ class Upload:
     there: int = 0
 
     def state(self) -> dict[str, object]:
-        """Graph's report on it between two ranges."""
+        """Return Graph's report on it between two ranges."""
         seconds = self.expires - time.monotonic()
         expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
         return {"expires": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "next": str(self.there)}
 
 
 class Traffic:
-    """How much each mailbox is asked for at a time, and how much is sent to it."""
+    """The concurrent requests for each mailbox, and the bytes uploaded to it."""
 
     def __init__(self) -> None:
         self.running: collections.Counter[str] = collections.Counter()
@@ -146,60 +146,60 @@ class Traffic:
         self.uploads: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
 
     def enter(self, mailbox: str) -> int:
-        """A request comes: how many there are now."""
+        """Count a new request, and return the number of running ones."""
         self.running[mailbox] += 1
         self.most_at_once[mailbox] = max(self.most_at_once[mailbox], self.running[mailbox])
         return self.running[mailbox]
 
     def leave(self, mailbox: str) -> None:
-        """A request is over."""
+        """Count a request as finished."""
         self.running[mailbox] -= 1
 
     def forget(self) -> None:
-        """Forget all but what runs."""
+        """Forget everything except the running requests."""
         self.most_at_once.clear()
         self.uploads.clear()
 
     def uploaded(self, mailbox: str, until: float, seconds: float) -> int:
-        """How many bytes came in the seconds before a time."""
+        """Return the number of bytes received in the seconds before a time."""
         return sum(size for when, size in self.uploads[mailbox] if until - seconds < when <= until)
 
     def most_uploaded(self, mailbox: str, seconds: float = UPLOAD_SECONDS) -> int:
-        """The most bytes that came within so many seconds."""
+        """Return the most bytes received within `seconds`."""
         times = [when for when, _ in self.uploads[mailbox]]
         return max((self.uploaded(mailbox, when, seconds) for when in times), default=0)
 
 
 def new_id() -> str:
-    """An id of the kind that Outlook gives: it ends in a character that has a meaning elsewhere in a URL."""
+    """Return an id like Outlook's: it ends in a character with a special meaning in URLs."""
     return f"AAkALg{secrets.token_urlsafe(24)}-_A="
 
 
 def item_not_found() -> Refused:
-    """The refusal of an id that stands for nothing."""
+    """Return the refusal of an unknown id."""
     return Refused(provided("graph/item-not-found"))
 
 
 def upload_not_found() -> Refused:
-    """The refusal of an upload session that is over, or never was."""
+    """Return the refusal of an upload session that is over or never existed."""
     return Refused(provided("graph/upload-not-found"))
 
 
 def mailbox_concurrency(retry_after: int | None = 1) -> Answer:
-    """The answer to one request too many at a time."""
+    """Return the answer to one concurrent request too many."""
     answer = provided("graph/mailbox-concurrency", retry_after=retry_after)
     headers = {name: value for name, value in answer.headers.items() if name != "Retry-After" or retry_after}
     return answer._replace(headers=headers)
 
 
 class Graph:
-    """The rules. The attributes are settings and records, for tests."""
+    """The rules. The attributes are settings and records for tests."""
 
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         # None: every address is a mailbox and a verified identity.
         self.mailboxes: set[str] | None = None
-        # Mail.Send for sendMail and send, Mail.ReadWrite for what concerns drafts.
+        # Mail.Send for sendMail and send, Mail.ReadWrite for drafts.
         self.permissions = {"Mail.Send", "Mail.ReadWrite"}
         self.request_limit = GRAPH_REQUEST_LIMIT
         # Also seen: 400 BadRequest, "The maximum request length supported is 4MB."
@@ -210,21 +210,21 @@ class Graph:
         self.largest_file = LARGEST_FILE
         self.message_limit = MESSAGE_LIMIT
         self.recipient_limit = GRAPH_RECIPIENT_LIMIT
-        # Addresses that do not exist, in lower case: one of them, and the call is refused.
+        # Addresses that do not exist, in lower case: a call with any of them is refused.
         self.bad_recipients: set[str] = set()
         self.names_bad_recipients = False
-        # The host of upload URLs; None: the one that was asked.
+        # The host of upload URLs; None: that of the request.
         self.upload_host: str | None = None
         self.session_seconds = 3600.0
         self.wrong_range_status = 416
-        # How many requests for a new draft get a 404, and how often it is not found in its folder.
+        # How often a request for a new draft gets a 404, and how often a search of its folder misses it.
         self.draft_lag = 0
         self.find_lag = 0
-        # How often a message that was sent still looks like a draft; and whether it can be found at all.
+        # How often a sent message still looks like a draft, and whether it can be found at all.
         self.sent_lag = 0
         self.keeps_sent = True
         self.concurrency_limit: int | None = GRAPH_CONCURRENCY
-        # What is counted, but never refused for it: Postfix may hand over more at a time than Graph likes.
+        # Counted, but not limited: Postfix may hand over more at a time than Graph allows.
         self.concurrency_exempt: set[Role] = {"sendMail"}
         self.upload_limit: int | None = None
         self.upload_seconds = UPLOAD_SECONDS
@@ -234,7 +234,7 @@ class Graph:
 
     @property
     def drafts(self) -> dict[str, list[Draft]]:
-        """The drafts that are left in each mailbox; mailboxes without any are left out."""
+        """The remaining drafts of each mailbox that has any."""
         left: dict[str, list[Draft]] = {}
         for draft in self.messages.values():
             if not draft.sent:
@@ -242,12 +242,12 @@ class Graph:
         return left
 
     def expire_sessions(self) -> None:
-        """Let all upload sessions be over."""
+        """End all upload sessions."""
         for upload in self.sessions.values():
             upload.expires = time.monotonic()
 
     def mailbox_of(self, role: Role, path: str) -> str:
-        """The mailbox that a request of Graph's is about, in lower case; empty for others."""
+        """Return the mailbox of a request to Graph, in lower case; empty for other requests."""
         if role in UPLOAD_ROLES:
             upload = self.sessions.get(path)
             return upload.draft.mailbox if upload else ""
@@ -262,7 +262,7 @@ class Graph:
         self.traffic.forget()
 
     def judge_graph(self, seen: Recorded) -> Outcome:
-        """Graph's answer to a request, and the message if it sent one; raises Refused."""
+        """Return Graph's answer to a request, and the message if it sent one. May raise Refused."""
         self._check_traffic(seen)
         if seen.role not in UPLOAD_ROLES:
             self._check_request(seen)
@@ -287,26 +287,26 @@ class Graph:
         return others[seen.role](seen), None
 
     def known(self, address: str) -> bool:
-        """Whether it is a mailbox."""
+        """Tell whether it is a mailbox."""
         return self.mailboxes is None or address.lower() in {known.lower() for known in self.mailboxes}
 
-    # What Graph looks at before it looks at what is asked.
+    # Graph's checks before the operation itself.
 
     def _check_traffic(self, seen: Recorded) -> None:
-        """Raises Refused where too much is asked of the mailbox."""
+        """Raise Refused if a limit of the mailbox is exceeded."""
         limit = self.concurrency_limit
         exempt = seen.role in self.concurrency_exempt and not is_json(seen)
         if limit is not None and seen.at_once > limit and not exempt:
             raise Refused(mailbox_concurrency())
         if self.upload_limit is None or not seen.body:
             return
-        # What was recorded includes this request.
+        # This request is included.
         if self.traffic.uploaded(seen.mailbox, seen.when, self.upload_seconds) > self.upload_limit:
             seconds = max(1, round(self.upload_seconds))
             raise Refused(provided("graph/mailbox-upload", retry_after=seconds))
 
     def _check_request(self, seen: Recorded) -> None:
-        """Raises Refused for a request that Graph turns down before it looks at the message."""
+        """Raise Refused for a request that Graph refuses before it looks at the message."""
         scheme, _, token = seen.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in self.tokens:
             raise Refused(provided("graph/token-refused"))
@@ -321,7 +321,7 @@ class Graph:
             raise Refused(provided("graph/access-denied"))
 
     def _check_form(self, seen: Recorded) -> None:
-        """Raises Refused where the header is not what the step wants."""
+        """Raise Refused if the header is not as the step requires."""
         if seen.role == "sendMail":
             fits = is_json(seen) or media_type(seen) == "text/plain"
         else:
@@ -333,7 +333,7 @@ class Graph:
         if seen.method == "POST" and "content-length" not in seen.headers:
             raise Refused(provided("graph/length-required"))
 
-    # Messages that go at once.
+    # Messages sent without a draft.
 
     def _send_mail(self, seen: Recorded) -> Outcome:
         if is_json(seen):
@@ -363,7 +363,7 @@ class Graph:
         return provided("graph/sendmail-accepted", request_id=accepted.id), accepted
 
     def _leave(self, seen: Recorded, message: GraphMessage) -> Accepted:
-        """Let a message leave, which was given as JSON; raises Refused."""
+        """Send a message that was given as JSON. May raise Refused."""
         mailbox = seen.segment(2)
         if not message.sender[1]:
             message = message._replace(sender=("", mailbox))
@@ -429,17 +429,17 @@ class Graph:
             raise bad_request("Invalid value for $top.", "graph/bad-request")
         found = [draft for draft in self.messages.values() if draft.mailbox == seen.mailbox]
         found = [draft for draft in found if draft.message_id == wanted and self._is_found(draft)]
-        # All in the folder are drafts, also those that have left without its knowing.
+        # The folder shows all of them as drafts, even those already sent.
         every = [shown(draft, names, is_draft=True) for draft in found[: int(top)]]
         return provided("graph/draft-found", drafts=every)
 
     def _is_found(self, draft: Draft) -> bool:
-        """Whether it is in the folder of drafts, as that knows."""
+        """Tell whether the drafts folder shows it."""
         late, draft.unfound = draft.unfound > 0, max(0, draft.unfound - 1)
         return not late and draft.looks_like_one()
 
     def _message(self, seen: Recorded) -> Draft:
-        """The message that a request is about."""
+        """Return the message that a request is about."""
         draft = self.messages.get(seen.segment(4))
         if draft is None or draft.mailbox != seen.mailbox:
             raise item_not_found()
@@ -487,7 +487,7 @@ class Graph:
         return provided("graph/draft-deleted")
 
     def _update(self, seen: Recorded) -> Answer:
-        """Change all that a draft lets be changed (docs: message-update), which is not its header."""
+        """Change what can be changed in a draft (docs: message-update), which excludes its header."""
         draft, content = self._unsent(seen), read_json(seen.body)
         members(content, {name: check for name, check in MESSAGE.items() if name not in NOT_UPDATED})
         given, kept = read_message(content, self.small_file_limit), draft.message
@@ -528,7 +528,7 @@ class Graph:
         )
 
     def _upload(self, seen: Recorded) -> Upload:
-        """The session that a request is about."""
+        """Return the session that a request is about."""
         if "authorization" in seen.headers:
             raise Refused(provided("graph/upload-audience"))
         upload = self.sessions.get(seen.path)
@@ -567,7 +567,7 @@ class Graph:
         return self._complete(upload)
 
     def _complete(self, upload: Upload) -> Answer:
-        """Attach a file that has come as a whole."""
+        """Attach the file once all of it has arrived."""
         identity = upload.draft.add(described(upload.item, b"".join(upload.ranges)))
         del self.sessions[upload.path]
         message = upload.path.partition("/AttachmentSessions(")[0]
@@ -575,17 +575,17 @@ class Graph:
 
 
 def media_type(seen: Recorded) -> str:
-    """The content type of a request, without parameters."""
+    """Return the content type of a request, without parameters."""
     return seen.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 def is_json(seen: Recorded) -> bool:
-    """Whether a request says that its body is JSON."""
+    """Tell whether a request declares its body as JSON."""
     return media_type(seen) == "application/json"
 
 
 def options(seen: Recorded, *known: str) -> dict[str, str]:
-    """The options of a query, of which all have to be known."""
+    """Return the options of a query; refuse unknown ones."""
     for name in seen.query:
         if name not in known:
             raise bad_request(f"The query option '{name}' is not known.", "graph/bad-request")
@@ -593,7 +593,7 @@ def options(seen: Recorded, *known: str) -> dict[str, str]:
 
 
 def select(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The properties that a list names, which have to be known."""
+    """Return the properties in a list; refuse unknown ones."""
     names = tuple(text.split(","))
     for name in names:
         if name not in known:
@@ -602,7 +602,7 @@ def select(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def shown(draft: Draft, names: tuple[str, ...], *, is_draft: bool) -> dict[str, Any]:
-    """These properties of a message, and its id, which always comes."""
+    """Return these properties of a message; its id is always included."""
     every = {
         "id": draft.id,
         "isDraft": is_draft,
@@ -613,13 +613,13 @@ def shown(draft: Draft, names: tuple[str, ...], *, is_draft: bool) -> dict[str, 
 
 
 def shown_whole(draft: Draft) -> dict[str, Any]:
-    """What is shown of a draft that was made or changed, by the names in the files."""
+    """Return what is shown of a draft that was made or changed, by the names in the files."""
     values = {"id": draft.id, "message_id": draft.message_id, "subject": draft.message.subject}
     return {**values, "is_draft": True}
 
 
 def shown_file(identity: str, part: Part, names: tuple[str, ...]) -> dict[str, Any]:
-    """These properties of an attachment, and its id. The size is larger than the file: it counts what the
+    """Return these properties of an attachment, and its id. The size exceeds the file's: it includes what the
     store adds (docs: outlook-large-attachments, where a file of 3,483,322 bytes has 3,640,066)."""
     every = {
         "id": identity,

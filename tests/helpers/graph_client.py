@@ -1,4 +1,4 @@
-"""A client of Graph that does all as it should be done, but for what a test changes."""
+"""A Graph client that does everything right, except what a test changes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RANGE = 320 * 1024 * 12
 
 
 def people(*addresses: str) -> list[dict[str, Any]]:
-    """Recipients as Graph has them."""
+    """Return recipients in Graph's form."""
     return [{"emailAddress": {"address": address}} for address in addresses]
 
 
 def json_message(**changes: object) -> dict[str, Any]:
-    """A small message; None leaves a member out."""
+    """Return a small message; None leaves a member out."""
     usual: dict[str, object] = {
         "subject": "Scan",
         "body": {"contentType": "text", "content": "The scan is attached.\r\n"},
@@ -30,7 +30,7 @@ def json_message(**changes: object) -> dict[str, Any]:
 
 
 def json_file(part: Part, **changes: object) -> dict[str, Any]:
-    """An attachment that goes as a whole; None leaves a member out."""
+    """Return an attachment to be sent as a whole; None leaves a member out."""
     usual: dict[str, object] = {
         "@odata.type": "#microsoft.graph.fileAttachment",
         "name": part.name,
@@ -43,7 +43,7 @@ def json_file(part: Part, **changes: object) -> dict[str, Any]:
 
 
 def json_item(part: Part, **changes: object) -> dict[str, Any]:
-    """What an upload session is to be for; None leaves a member out."""
+    """Return the description of a file for an upload session; None leaves a member out."""
     usual: dict[str, object] = {
         "attachmentType": "file",
         "name": part.name,
@@ -57,21 +57,21 @@ def json_item(part: Part, **changes: object) -> dict[str, Any]:
 
 
 class GraphClient:
-    """Requests for a mailbox, with a token that is good for the sandbox. A header of None is left out."""
+    """Requests for a mailbox, with a token that the sandbox accepts. A header of None is left out."""
 
     def __init__(self, sandbox: Sandbox, mailbox: str = MAILBOX) -> None:
         sandbox.tokens.add("known")
         self.sandbox = sandbox
         self.user = f"{sandbox.url}/v1.0/users/{mailbox}"
         self.http = requests.Session()
-        # The environment may name another authority, which would be preferred.
+        # A CA bundle in the environment would take precedence.
         self.http.trust_env = False
         self.http.verify = str(sandbox.ca_file)
 
     def ask(
         self, method: str, path: str, headers: dict[str, Any] | None = None, **body: Any
     ) -> requests.Response:
-        """A request about the mailbox."""
+        """Make a request about the mailbox."""
         fields = {**USUAL, **(headers or {})}
         return self.http.request(method, f"{self.user}/{path}", headers=fields, timeout=60, **body)
 
@@ -92,7 +92,7 @@ class GraphClient:
         return self.ask("GET", f"mailFolders/drafts/messages?$filter={query}&$select=id,isDraft")
 
     def look(self, draft: str) -> requests.Response:
-        """Look at a message and what is attached to it."""
+        """Look at a message and its attachments."""
         shown = "$select=isDraft&$expand=attachments($select=id,name,size,isInline)"
         return self.ask("GET", f"messages/{draft}?{shown}")
 
@@ -132,5 +132,5 @@ class GraphClient:
         return self.ask("DELETE", f"messages/{draft}")
 
     def send_json(self, message: object, **more: object) -> requests.Response:
-        """Send a message at once."""
+        """Send a message without a draft."""
         return self.ask("POST", "sendMail", json={"message": message, **more})

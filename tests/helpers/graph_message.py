@@ -1,4 +1,4 @@
-"""JSON as Graph reads it: what it does not know, or what has another type, is refused."""
+"""JSON as Graph reads it: unknown members and wrong types are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Check = Callable[[Any], bool]
 
 HEADER_LIMIT = 5
 FILE_ATTACHMENT = "#microsoft.graph.fileAttachment"
-# Properties that stand for header fields (MS-OXCMAIL), and the namespace of those that are named like them.
+# Properties that stand for header fields (MS-OXCMAIL), and the namespace of those named like their field.
 PROPERTIES = {"0x1042": "In-Reply-To", "0x1039": "References", "0x1035": "Message-ID"}
 NAMED_HEADER = re.compile(r"String \{00020386-0000-0000-C000-000000000046\} Name ([!-9;-~]+)", re.IGNORECASE)
 TAGGED = re.compile(r"String (0x[0-9a-f]{1,4})", re.IGNORECASE)
@@ -23,27 +23,27 @@ MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;.*)?")
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text, without lone surrogates."""
+    """Tell whether it is a string without lone surrogates."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def is_flag(value: Any) -> bool:
-    """Whether it is true or false."""
+    """Tell whether it is true or false."""
     return isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a whole number, and not a flag."""
+    """Tell whether it is a whole number, and not a flag."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_list(value: Any) -> bool:
-    """Whether it is a list."""
+    """Tell whether it is a list."""
     return isinstance(value, list)
 
 
 def is_object(value: Any) -> bool:
-    """Whether it is an object."""
+    """Tell whether it is an object."""
     return isinstance(value, dict)
 
 
@@ -75,12 +75,12 @@ ATTACHMENT_ITEM: Mapping[str, Check] = {
 
 
 def bad_request(text: str, name: str = "graph/request-body") -> Refused:
-    """The refusal of a body that Graph cannot make sense of, in these words."""
+    """Return the refusal of a body that Graph cannot make sense of, with this message."""
     return Refused(provided(name, message=text))
 
 
 def read_json(body: bytes) -> Any:
-    """A body as JSON, in which no name comes twice."""
+    """Read a body as JSON without duplicate names."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
@@ -94,7 +94,7 @@ def read_json(body: bytes) -> Any:
 
 
 def members(value: Any, known: Mapping[str, Check], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """An object that has the required members, and none but the known ones, of the right types."""
+    """Return an object that has all required members, and only known ones of the right types."""
     if not isinstance(value, dict):
         raise bad_request("An object was expected in the request body.")
     for name, content in value.items():
@@ -109,7 +109,7 @@ def members(value: Any, known: Mapping[str, Check], required: tuple[str, ...] = 
 
 
 def read_message(content: Any, file_limit: int) -> GraphMessage:
-    """A message in JSON, whose attachments have to be smaller than `file_limit`."""
+    """Read a message from JSON; its attachments have to be smaller than `file_limit`."""
     given = members(content, MESSAGE)
     body = members(given.get("body", {}), {"contentType": is_text, "content": is_text})
     kind = body.get("contentType", "text").lower()
@@ -132,14 +132,14 @@ def read_message(content: Any, file_limit: int) -> GraphMessage:
 
 
 def _person(content: Any) -> tuple[str, str]:
-    """Name and address of a recipient; whether that is an address is seen when the message is sent."""
+    """Return a recipient's name and address, which is only checked when the message is sent."""
     inner = members(content, {"emailAddress": is_object}, ("emailAddress",))["emailAddress"]
     person = members(inner, {"name": is_text, "address": is_text}, ("address",))
     return person.get("name", ""), person["address"]
 
 
 def _headers(given: dict[str, Any]) -> list[tuple[str, str]]:
-    """All header fields that a message sets, those that have a property of their own included."""
+    """Return all header fields that a message sets, including those with their own property."""
     fields = _own_headers(given)
     for one in given.get("singleValueExtendedProperties", []):
         extended = members(one, {"id": is_text, "value": is_text}, ("id", "value"))
@@ -162,7 +162,7 @@ def _headers(given: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _own_headers(given: dict[str, Any]) -> list[tuple[str, str]]:
-    """What internetMessageHeaders has: one to five fields, whose names begin with X-."""
+    """Return the fields in internetMessageHeaders: one to five, with names that begin with X-."""
     if "internetMessageHeaders" not in given:
         return []
     headers = given["internetMessageHeaders"]
@@ -178,7 +178,7 @@ def _own_headers(given: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _field_of(identity: str) -> str:
-    """The header field that an extended property stands for."""
+    """Return the name of the header field that an extended property stands for."""
     if match := NAMED_HEADER.fullmatch(identity):
         return match[1]
     match = TAGGED.fullmatch(identity)
@@ -188,12 +188,12 @@ def _field_of(identity: str) -> str:
 
 
 def read_attachment(content: Any, file_limit: int) -> Part:
-    """An attachment that comes as a whole."""
+    """Read an attachment that was sent as a whole."""
     given = members(content, ATTACHMENT, ("@odata.type", "name", "contentBytes"))
     if given["@odata.type"] != FILE_ATTACHMENT:
         raise bad_request(f"Cannot create an abstract class or '{given['@odata.type']}' here.")
     try:
-        # Strict also about white space, which decode_base64 overlooks.
+        # decode_base64 ignores white space, Graph does not.
         if re.search(r"\s", given["contentBytes"]):
             raise binascii.Error("white space")
         data = decode_base64(given["contentBytes"])
@@ -205,7 +205,7 @@ def read_attachment(content: Any, file_limit: int) -> Part:
 
 
 def described(given: dict[str, Any], data: bytes) -> Part:
-    """An attachment with its name and type; without an id nothing can refer to it, so it is not inline."""
+    """Return an attachment with its name and type; it is inline only with an id to refer to."""
     kind = given.get("contentType", "application/octet-stream")
     if not MEDIA_TYPE.fullmatch(kind):
         raise bad_request(f"The content type '{kind}' is not valid.")
@@ -216,7 +216,7 @@ def described(given: dict[str, Any], data: bytes) -> Part:
 
 
 def read_item(body: bytes) -> dict[str, Any]:
-    """What an upload session is to be for."""
+    """Read the description of a file for an upload session."""
     outer = members(read_json(body), {"AttachmentItem": is_object}, ("AttachmentItem",))
     given = members(outer["AttachmentItem"], ATTACHMENT_ITEM, ("attachmentType", "name", "size"))
     if given["attachmentType"] == "item":

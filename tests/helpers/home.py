@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "postfix-api-relay"
 ACCOUNT = "nobody"
 LOG = "postfix-api-relay.log"
 CONFIG, SECRETS = "relay-config.json", "api-secrets.json"
-# What the account only reads, where the installer or README has made the home.
+# Files that the account only reads if the installer, or an admin by README, made the home.
 OF_ROOT = (SCRIPT.name, CONFIG)
 
 
@@ -30,8 +30,8 @@ part["loader_of"](sys.argv[1]).get_code("postfix_api_relay")
 class RelayFiles:
     """The files of an installed relay, for an admin to edit; needs root.
 
-    `path` is the home and `script` the installed command, `account` who owns them. `endpoint` is the base URL
-    of the provider and `ca_file` the authority that signed its certificate.
+    `path` is the home, `script` the installed command and `account` the owner of both. `endpoint` is the base
+    URL of the provider and `ca_file` the authority that signed its certificate.
     """
 
     def __init__(self, path: Path, account: str, endpoint: str, ca_file: Path | None) -> None:
@@ -42,9 +42,7 @@ class RelayFiles:
         self.ca_file = ca_file
 
     def put(self, name: str, content: bytes, mode: int = 0o600) -> Path:
-        """Write a file of the home, with its proper owner and these permissions regardless of the umask; an
-        existing file is overwritten.
-        """
+        """Write or overwrite a file in the home, with its proper owner and this mode, whatever the umask."""
         file = self.path / name
         # Root may open another's file in a sticky directory, but not with O_CREAT (fs.protected_regular).
         flags = os.O_WRONLY | (os.O_TRUNC if file.exists() else os.O_CREAT)
@@ -55,7 +53,7 @@ class RelayFiles:
         return file
 
     def configure(self, **changes: object) -> None:
-        """Rewrite relay-config.json: the usual values with these changes; None leaves a key out."""
+        """Rewrite relay-config.json with the usual values and these changes; None leaves a key out."""
         usual: dict[str, object] = {
             "ADMIN_NOTIFICATION_EMAIL": "admin@domain.com",
             "DEFAULT_FROM_ADDRESS": "alerts@domain.com",
@@ -65,7 +63,7 @@ class RelayFiles:
         self._put_json(CONFIG, {**usual, **changes}, 0o644)
 
     def secrets(self, **changes: object) -> None:
-        """Rewrite api-secrets.json: Graph with the sandbox's credentials; changes as in `configure`."""
+        """Rewrite api-secrets.json for Graph with the sandbox's credentials; changes as in `configure`."""
         usual: dict[str, object] = {
             "API_PROVIDER": "graph",
             "API_TENANT_OR_REGION": "tenant-id",
@@ -77,7 +75,7 @@ class RelayFiles:
         self._put_json(SECRETS, {**usual, **changes}, 0o600)
 
     def log(self) -> str:
-        """The text of the relay's log so far; empty while there is none."""
+        """Return the relay's log so far, empty if there is none."""
         file = self.path / LOG
         return file.read_text(encoding="utf-8") if file.exists() else ""
 
@@ -86,14 +84,14 @@ class RelayFiles:
         self.put(name, json.dumps(content, indent=2).encode(), mode)
 
     def own(self, path: Path) -> None:
-        """Give a file or directory to the home's user, or to root what that only reads in root's home."""
+        """Give a file or directory to the account, or to root if the home is root's and it is in OF_ROOT."""
         if path.name in OF_ROOT and path.parent == self.path and self.path.stat().st_uid == 0:
             os.chown(path, 0, 0)
         else:
             os.chown(path, self.account.pw_uid, self.account.pw_gid)
 
     def give_to_root(self) -> None:
-        """Make of a home that its user owns what the installer makes: it owns only what it writes."""
+        """Turn a home that the account owns into the installer's, where it owns only what it writes."""
         os.chown(self.path, 0, self.account.pw_gid)
         self.path.chmod(0o1770)
         for name in OF_ROOT:
@@ -102,7 +100,7 @@ class RelayFiles:
         self.compile()
 
     def compile(self) -> None:
-        """Leave the bytecode as the installation does: made by root, to be read by all."""
+        """Compile the bytecode as the installer does: written by root, readable by all."""
         command = ["/usr/bin/python3", "-I", "-c", COMPILE, str(self.script)]
         subprocess.run(command, check=True, timeout=60, umask=0o022)
 
@@ -110,7 +108,7 @@ class RelayFiles:
 class RelayHome(RelayFiles):
     """Script, configuration and secrets, owned by the user nobody; a context manager that removes them.
 
-    This is the guide's layout; give_to_root() makes the installer's of it.
+    This is the guide's layout; give_to_root() turns it into the installer's.
 
     `queue` is a directory that only root can write to. The script installed is `source`.
     """

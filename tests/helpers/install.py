@@ -16,7 +16,7 @@ from helpers.home import RelayFiles
 from helpers.postfix import PROJECT, STUCK_SECONDS, PrivatePostfix, age_settings, run
 
 INSTALLER = Path("postfix") / "install.sh"
-# What a release holds; the tests are no part of it.
+# The contents of a release; the tests are not part of it.
 RELEASE = (
     "postfix-api-relay",
     "relay-config.json.example",
@@ -25,12 +25,12 @@ RELEASE = (
     "logrotate",
     "selinux",
 )
-# Before a command: it reaches nothing but this host.
+# Prefix for a command that must reach only this host.
 OFFLINE = ("unshare", "--net", "bash", "-c", 'ip link set lo up && exec "$@"', "bash")
 
 
 class Entry(NamedTuple):
-    """A file or directory as it lies there; `content` is empty for a directory, `inode` its identity."""
+    """A file or directory as it is on disk; `content` is empty for a directory, `inode` its identity."""
 
     mode: int
     owner: str
@@ -41,10 +41,10 @@ class Entry(NamedTuple):
 
 
 class Machine:
-    """As a context manager; what the installer makes is removed at the end, the account included.
+    """A context manager that removes at the end what the installer made, including the account.
 
-    `postfix` is there but not started. With QUIET, postfix(1) is a stand-in that always succeeds, so that the
-    installer does not have to wait for it, and there is no network.
+    `postfix` is set up but not started. If `quiet`, there is no network, and postfix(1) is a stand-in that
+    always succeeds, so that the installer does not have to wait for it.
     """
 
     def __init__(self, *, quiet: bool = True) -> None:
@@ -63,7 +63,7 @@ class Machine:
         self.calls.touch()
         # The account runs some of the programs.
         self.calls.chmod(0o666)
-        # The relay's own check would ask the real provider.
+        # The relay's own check would contact the real provider.
         self.prefix = list(OFFLINE) if quiet else []
         if quiet:
             self.replace("postfix")
@@ -80,16 +80,16 @@ class Machine:
         self.postfix.close()
         if self.has_account():
             run("userdel", self.account)
-        # A run that stopped in the middle may have made the group alone.
+        # An interrupted run may have made only the group.
         subprocess.run(["groupdel", self.account], capture_output=True, timeout=60)
         shutil.rmtree(self.base)
 
     def has_account(self) -> bool:
-        """Whether the account is there."""
+        """Tell whether the account exists."""
         return self.account in {entry.pw_name for entry in pwd.getpwall()}
 
     def replace(self, program: str, body: str = "exit 0") -> None:
-        """Let the installer find a shell script in place of a program; `calls` has a line for each call."""
+        """Replace a program by a shell script for the installer; `calls` has a line for each call."""
         real = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "false"
         file = self.programs / program
         file.write_text(f'#!/bin/bash\nreal={real}\necho "{program} $*" >>{self.calls}\n{body}\n')
@@ -100,12 +100,12 @@ class Machine:
         (self.programs / program).unlink()
 
     def called(self, program: str) -> list[str]:
-        """The calls of a replaced program so far, each with its arguments."""
+        """Return the arguments of each call of a replaced program so far."""
         lines = self.calls.read_text().splitlines()
         return [line.partition(" ")[2] for line in lines if line.split()[0] == program]
 
     def command(self, *options: str, project: Path = PROJECT) -> list[str]:
-        """The installer with these options, for this machine."""
+        """Return the command that runs the installer with these options on this machine."""
         return [
             str(project / INSTALLER),
             *("--postfix-config", str(self.postfix.config)),
@@ -114,7 +114,7 @@ class Machine:
         ]
 
     def environment(self) -> dict[str, str]:
-        """The environment of the installer, with the replaced programs."""
+        """Return the installer's environment, with the replaced programs."""
         path = f"{self.programs}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, "TMPDIR": str(self.temporary)}
 
@@ -133,25 +133,25 @@ class Machine:
             timeout=STUCK_SECONDS,
         )
         if (self.postfix.config / "main.cf").exists():
-            # Or each of Postfix's commands would wait for the file to become older.
+            # Otherwise each Postfix command would wait for the file to become older.
             age_settings(self.postfix.config)
         return done
 
     def install(self, *options: str, project: Path = PROJECT) -> str:
-        """What the installer prints; AssertionError when it does not come to its end.
+        """Run the installer and return what it prints; raise AssertionError if it does not finish.
 
         It exits with 1 if it leaves something to the admin, and says so.
         """
         return finished(self.attempt(*options, project=project))
 
     def as_before(self) -> None:
-        """Leave the relay as the version before this one did: all is the account's but the bytecode."""
+        """Restore the previous version's ownership: the account owns everything except the bytecode."""
         self.home.chmod(0o750)
         for path in (self.home, *(path for path in self.home.iterdir() if path.name != "__pycache__")):
             shutil.chown(path, self.account, self.account)
 
     def tree(self) -> dict[str, Entry]:
-        """Everything that the installer may change, by path below the directories that it was given."""
+        """Return everything that the installer may change, by path below the directories it was given."""
         found = {}
         for top in (self.home, self.logrotate, self.postfix.config):
             for path in sorted([top, *top.rglob("*")]) if top.exists() else []:
@@ -159,47 +159,46 @@ class Machine:
         return found
 
     def postconf(self, *options: str) -> str:
-        """What postconf(1) prints, or change the configuration with it."""
+        """Run postconf(1), which may change the configuration, and return what it prints."""
         done = self.run("postconf", "-c", str(self.postfix.config), *options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def setting(self, name: str) -> str:
-        """The value of a parameter in main.cf; empty where main.cf does not set it."""
+        """Return the value of a parameter in main.cf, empty if main.cf does not set it."""
         return self.postconf("-nh", name).strip()
 
     def service(self) -> str:
-        """The entry of the transport in master.cf, in a line with single blanks."""
+        """Return the transport's entry in master.cf, on one line with single blanks."""
         return " ".join(self.postconf("-M", "apirelay/unix").split())
 
     def wait_until_empty(self) -> None:
-        """Return once no message is queued: time enough for one that was put off, too, which Postfix tries
-        again when the shipped settings say so."""
+        """Wait until no message is queued, long enough for the shipped retry delay of a deferred one."""
         self.postfix.wait_until_empty(150)
 
     def files(self, endpoint: str = "", ca_file: Path | None = None) -> RelayFiles:
-        """The installed files, for an admin to edit."""
+        """Return the installed files, for an admin to edit."""
         return RelayFiles(self.home, self.account, endpoint, ca_file)
 
 
 def finished(done: subprocess.CompletedProcess[str]) -> str:
-    """What a run of the installer printed that came to its end; AssertionError for another."""
+    """Return what a run of the installer printed; raise AssertionError if it did not finish."""
     left = int("\nThe installation is complete; what the check found is still to be done:\n" in done.stdout)
     assert (done.returncode, done.stderr) == (left, ""), f"{done.returncode}\n{done.stderr}{done.stdout}"
     return done.stdout
 
 
 def entry(path: Path) -> Entry:
-    """A file or directory as it lies there."""
+    """Return a file or directory as it is on disk."""
     status = path.stat()
     content = b"" if path.is_dir() else path.read_bytes()
-    # A directory's time says that something in it changed, and that is compared itself.
+    # A directory's time only says that something in it changed, which is compared itself.
     changed = 0 if path.is_dir() else status.st_mtime_ns
     return Entry(status.st_mode & 0o7777, path.owner(), path.group(), content, status.st_ino, changed)
 
 
 def release(directory: Path) -> Path:
-    """A copy of what a release holds, in a new directory that every user can read."""
+    """Copy the contents of a release into a new directory that every user can read, and return that."""
     copy = directory / "release"
     copy.mkdir()
     for name in RELEASE:

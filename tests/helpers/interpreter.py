@@ -1,4 +1,4 @@
-"""Interpreters that lack what the relay needs, or have something else in its place."""
+"""Interpreters that lack what the relay needs, or have something else instead."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def interpreter(home: RelayHome, *options: str) -> str:
-    """An interpreter of its own next to the queue, where every user can run it."""
+    """Make a virtual environment that every user can read, and return its interpreter."""
     directory = home.queue / "venv"
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", *options, directory], check=True)
     return str(directory / "bin/python")
 
 
 def plant(python: str, package: str, text: str) -> None:
-    """Put a module where this interpreter finds it before the system's."""
+    """Put a module where this interpreter finds it ahead of the system's."""
     (site,) = Path(python).parents[1].glob("lib/python3*/site-packages")
     (site / f"{package}.py").write_text(text)

@@ -1,4 +1,4 @@
-"""Deliveries that get a signal in the middle."""
+"""Deliveries that are interrupted by a signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helpers.waiting import processes, wait_until
 def interrupted(
     sandbox: Sandbox, home: RelayHome, message: bytes, sender: str, requests: int, number: signal.Signals
 ) -> Delivery:
-    """A delivery that gets a signal once it has made so many requests to send something."""
+    """Send a signal to a delivery once it has made `requests` sendMail requests, and return its outcome."""
 
     def made() -> int:
         return sum(request.role == "sendMail" for request in sandbox.requests)

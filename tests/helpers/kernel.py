@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROTECTED_REGULAR = Path("/proc/sys/fs/protected_regular")
-# Of several processes of pytest-xdist, the one that has set it is not the last one to end.
+# With pytest-xdist, the process that changed the setting may not be the last to end.
 SHARED = Path("/tmp/.relay-tests-protected-regular")
 
 
 @contextmanager
 def protected_regular() -> Iterator[None]:
-    """Let fs.protected_regular be 2, as on a Debian; with 0, root may do what it may not there.
+    """Set fs.protected_regular to 2, as Debian does; with 0, root may do what Debian forbids.
 
-    It is the machine's own, and put back when the last one that wants it has ended. OSError where it is
-    another and cannot be set, as in a container: set it on the container's host.
+    The setting is the whole machine's, and is restored when its last user has ended. Raise OSError if it
+    differs and cannot be changed, as in a container: set it on the container's host.
     """
     with open(SHARED, "a+") as shared:
         fcntl.flock(shared, fcntl.LOCK_EX)

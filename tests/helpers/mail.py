@@ -6,7 +6,7 @@ USUAL = {"From": "alerts@domain.com", "To": "to@external.com", "Subject": "Test"
 
 
 def mail(body: bytes = b"Text.\n", **changes: str | None) -> bytes:
-    """A small message; a change sets a field (its name with "_" for "-") and None leaves one out."""
+    """Return a small message; a change sets a field (its name with "_" for "-"), None leaves one out."""
     fields = {**USUAL, **{name.replace("_", "-"): value for name, value in changes.items()}}
     header = "".join(f"{name}: {value}\n" for name, value in fields.items() if value is not None)
     return header.encode() + b"\n" + body

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-# Few, so that header and envelope meet; no two of them the same mailbox but for the case.
+# Few, so that header and envelope overlap; some differ only in case or quotes.
 ADDRESSES = [
     "a@x.org",
     "A@X.org",
@@ -24,7 +24,7 @@ ADDRESSES = [
     "jörg@x.org",
     "a@bücher.example",
 ]
-# Also seen in a header; of these the envelope knows nothing. The first begins with the Kelvin sign.
+# Addresses in the header only, never in the envelope. The first begins with the Kelvin sign.
 STRANGERS = [
     "\u212a@x.org",
     "stranger@evil.example",
@@ -66,7 +66,7 @@ GROUPS = [
     "a:b:{};;",
     "a:{}",
 ]
-# Bytes that mean something to a reader of address lists or of header fields.
+# Bytes with a meaning in address lists or header fields.
 MARKS = [
     *'<>"\\(),;:@.[] \t=?',
     "\r\n ",
@@ -114,7 +114,7 @@ _end = st.tuples(st.sampled_from([b"\n", b"\r\n", b"", b"\n\n"]), st.binary(max_
 
 
 class Shape(NamedTuple):
-    """A message, its header with the blank line after it and its body, and to whom it goes."""
+    """A message (its header with the blank line, and its body) and its recipients."""
 
     header: bytes
     body: bytes
@@ -129,5 +129,5 @@ def _shape(
     return Shape(b"".join([*before, middle, *after, blank]), body, envelope)
 
 
-# Messages with an envelope, of which somebody is visible most often.
+# Messages with an envelope; the header usually names some of its recipients.
 shapes = st.tuples(_envelope, _lines, _visible, _end).map(_shape)

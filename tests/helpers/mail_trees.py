@@ -1,4 +1,4 @@
-"""Messages as public collections have them: parts in parts, odd encodings, broken headers, cut off."""
+"""Messages like those in public collections: nested parts, odd encodings, broken headers, truncation."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DISPOSITIONS = (
     "Content-Disposition: attachment filename={}.bin",
     "Content-Disposition",
 )
-# Where interpreters keep the messages that the email package is tested with.
+# The test messages of the email package, below an interpreter's library.
 CORPUS = "test/test_email/data"
 
 
 def corpus() -> list[Path]:
-    """The email package's own messages, from any interpreter on this machine that has them."""
+    """Return the email package's test messages, from any interpreter on this machine that has them."""
     pyenv = Path(os.environ.get("PYENV_ROOT", "/root/.pyenv")) / "versions"
     libraries = [Path(sysconfig.get_path("stdlib")), *Path("/usr/lib").glob("python3*")]
     for library in [*libraries, *sorted(pyenv.glob("3.*/lib/python3*"))]:
@@ -49,7 +49,7 @@ def corpus() -> list[Path]:
 
 
 class Tree:
-    """A message made by chance, the same for the same number; no two of its parts have the same content."""
+    """A random message, the same for the same number; no two of its parts have the same content."""
 
     def __init__(self, number: int) -> None:
         self._chance = random.Random(number)
@@ -85,7 +85,7 @@ class Tree:
             parts = [b"\n" + message(part) for part in parts]
         whole = multipart(*parts, kind=kind, boundary=boundary)
         if self._some(0.1):
-            # What is before the first part and after the last is for programs without MIME.
+            # The text before the first part and after the last is for programs without MIME.
             header, _, body = whole.partition(b"\n\n")
             whole = header + b"\n\nThis is a message in MIME format.\n" + body + b"The end.\n"
         if self._some(0.1):
@@ -110,7 +110,7 @@ class Tree:
             header.append(disposition.format(mark) if ":" in disposition else f"{disposition}: ")
         if self._some(0.2):
             header.append(f"Content-ID: <{mark}@x.org>")
-        # Line ends are the transport's wherever the content is not encoded, and an odd part's last one too.
+        # Transport may change the line ends of unencoded content, including the last one of an odd part.
         safe = not any(octet in content for octet in b"\r\n\0")
         encoding, content = self._encoded(content, safe or is_text and charset != "utf-16")
         if encoding:
@@ -141,7 +141,7 @@ class Tree:
 
 
 def trees(first: int, count: int) -> Iterator[tuple[str, bytes, bool]]:
-    """So many messages: name, content, and whether it is whole."""
+    """Yield `count` messages: name, content, and whether it is complete."""
     for number in range(first, first + count):
         tree = Tree(number)
         yield f"number {number}", tree.raw, not tree.cut

@@ -1,4 +1,4 @@
-"""Azure's metadata services on the loopback interface: a virtual machine's, App Service's and Arc's."""
+"""Fakes of Azure's metadata services on the loopback interface: a VM's, App Service's and Arc's."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ HEADER = "Hx4kQ9wZ7tRb2nVm6sLp"
 
 
 class Metadata(Sandbox):
-    """It gives out tokens of the provider's, to who asks as the real service wants to be asked.
+    """A service that issues the provider's tokens to requests that the real service would accept.
 
-    `identities` are client ids of user-assigned ones; `system_assigned` says whether there is the machine's
-    own. `lifetime` is in seconds. Answers are scripted for the role "other".
+    `identities` are client ids of user-assigned identities; `system_assigned` says whether the machine has
+    its own. `lifetime` is in seconds. Answers are scripted for the role "other".
     """
 
     def __init__(self, provider: Sandbox, kind: Kind) -> None:
@@ -48,7 +48,7 @@ class Metadata(Sandbox):
 
     @property
     def url(self) -> str:
-        """Plain HTTP, as they speak it."""
+        """The base URL: plain HTTP, as with the real ones."""
         return f"http://localhost:{self._port}"
 
     def use(self, home: RelayHome, **changes: object) -> None:
@@ -69,7 +69,7 @@ class Metadata(Sandbox):
         home.secrets(**{**values, **changes})
 
     def judge(self, seen: Recorded) -> tuple[Answer, None]:
-        """The service's answer."""
+        """Return the service's answer."""
         return self._judge(seen), None
 
     def _judge(self, seen: Recorded) -> Answer:
@@ -89,7 +89,7 @@ class Metadata(Sandbox):
         client = seen.query.get("client_id", "")
         if client not in self.identities if client else not self.system_assigned:
             return self._error("no-identity")
-        # Strings, as they give them.
+        # Strings, as in the real answers.
         values = {"token": self.provider.issue(), "resource": self.provider.url}
         values["expires_on"] = str(int(time.time()) + self.lifetime)
         if self.kind == "app service":
@@ -103,7 +103,7 @@ class Metadata(Sandbox):
         return provided("azure/app-service-error", message=json.loads(answer.body)["error_description"])
 
     def _challenge(self, seen: Recorded) -> Answer | None:
-        """Arc's agent believes who can read its file."""
+        """Return Arc's challenge, unless the request proves that the client can read the agent's file."""
         assert self.keys
         shown = seen.headers.get("authorization", "").removeprefix("Basic ")
         if shown and shown in self.given:
