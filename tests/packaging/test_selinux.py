@@ -1,5 +1,7 @@
-"""The SELinux module allows what the relay and logrotate do, and no more. strace shows what they do, and
-sesearch what the module adds to the distribution's policy."""
+"""The SELinux module allows what the relay and logrotate do, and no more.
+
+strace shows what they do, and sesearch what the module adds to the distribution's policy.
+"""
 
 from __future__ import annotations
 
