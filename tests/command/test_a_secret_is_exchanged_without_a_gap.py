@@ -78,7 +78,7 @@ def tried(sandbox: Sandbox) -> list[str]:
 
 
 def empty_window(home: RelayHome) -> None:
-    """Make a minute pass."""
+    """Empty the window, as a minute would."""
     state = read(home, WINDOW)
     home.put(WINDOW, json.dumps({**state, "calls": []}).encode())
 

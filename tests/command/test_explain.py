@@ -156,7 +156,7 @@ def expect_the_same(says: dict[str, Any], requests: list[Recorded]) -> None:
 
 @pytest.fixture(autouse=True)
 def compiled(home: RelayHome) -> None:
-    """Compile the program beforehand, because that takes longer than everything else."""
+    """Compile the program beforehand, because that takes longer than --explain itself."""
     home.compile()
 
 

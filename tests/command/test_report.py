@@ -92,7 +92,7 @@ def put(home: RelayHome, *lines: str, name: str = LOG, mode: int = 0o644, age: f
 
 
 def text_of(home: RelayHome, *options: object, user: str = "root") -> str:
-    """Return its output; it changes nothing."""
+    """Return its output, and check that it changes nothing."""
     before = tree(home.path)
     done = by_hand(home, "--report", *options, user=user)
     assert (done.returncode, done.stderr) == (0, "")

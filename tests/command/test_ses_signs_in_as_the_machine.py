@@ -358,7 +358,7 @@ def test_what_looks_for_keys_does_not_outlive_a_delivery_that_is_killed(home: Re
     assert process.stdout.read() == b""
     process.wait()
     wait_until(lambda: not processes(home), 20)
-    # It has not continued in place of the delivery.
+    # The child has not continued as if it were the delivery.
     assert [line.split()[1] for line in home.log().splitlines()] == ["PROCESSING:", "SENDER:", "CLASSIFIED:"]
     if not ends:
         assert not running("sleep 4711.75")

@@ -625,7 +625,7 @@ def send(deliver: Deliver, mailbox: str = UPS) -> str:
 def test_refused_credentials_are_critical_at_once(
     sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
 ) -> None:
-    """Whether mail is deferred for them or bounced, and with the key to edit in the first line."""
+    """Mail may be deferred or bounced for them; the first line names the key to edit."""
     watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
     assert watched.show().status == 0
     sandbox.answer("token", EXPIRED._replace(times=None))
