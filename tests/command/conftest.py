@@ -16,14 +16,14 @@ from sandbox import Sandbox
 
 @pytest.fixture
 def ses(home: RelayHome) -> RelayHome:
-    """The home, set up for the sandbox's SES, with a limit of its own so that no quota is asked for."""
+    """The home, set up for the sandbox's SES, with its own limit so that no quota is queried."""
     use_ses(home)
     return home
 
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[PrivatePostfix]:
-    """A Postfix that runs, for all tests that only look at it."""
+    """A running Postfix for all tests that only look at it."""
     with PrivatePostfix(None, settings=LASTING_DAEMONS) as postfix:
         # Tests change its settings without a reload: the smtpd(8) that --check asks still has the old ones.
         with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", 30) as client:
@@ -33,5 +33,5 @@ def running() -> Iterator[PrivatePostfix]:
 
 @pytest.fixture
 def chain(sandbox: Sandbox, home: RelayHome, running: PrivatePostfix) -> Chain:
-    """The home in a chain from Postfix to the provider with nothing wrong in it."""
+    """The home, connected to Postfix and the provider, with no fault anywhere."""
     return Chain(sandbox, home, running)

@@ -30,7 +30,7 @@ def of_root(home: RelayHome) -> Iterator[None]:
 
 
 def owners(home: RelayHome) -> dict[str, int]:
-    """The owner of each file that no installer creates."""
+    """Return the owner of each file that the installer does not create."""
     names = {path.name for path in home.path.iterdir()} - {*OF_ROOT, "__pycache__"}
     return {name: (home.path / name).lstat().st_uid for name in names}
 
@@ -111,7 +111,7 @@ def test_without_secrets_of_the_accounts_root_goes_no_further(
 
 
 def test_the_accounts_own_configuration_is_none_for_root(home: RelayHome) -> None:
-    """Such as a log that leads root elsewhere."""
+    """It could, for example, name a log elsewhere for root to write to."""
     log = home.queue / "elsewhere.log"
     log.write_text("kept\n")
     home.configure(LOG_FILE_PATH=str(log))

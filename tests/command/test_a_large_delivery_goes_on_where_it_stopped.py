@@ -1,4 +1,5 @@
-"""If anything happens between two steps of a draft, the next start continues there, and it is sent once."""
+"""If anything happens between two steps of a draft, the next start continues there, and the draft is sent
+once."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ from sandbox import (
 RECIPIENT = "to@external.com"
 DAY = 86400
 SCAN = TWO_FILES
-# A single file that is sent as a whole.
+# A single file, sent in one piece.
 SMALL = scan(0.025)
 STEPS: list[Where] = ["draft", "attach", "session", "range", "send"]
-# These come only with a second start, after the events that lead to them.
+# These steps happen only on a second start, after the events that lead to them.
 LATER: dict[Where, Where] = {"find": "draft", "look": "attach", "progress": "range"}
 LOST = Answer(action="accept-then-reset")
 ANSWERS = {
@@ -51,23 +52,23 @@ ANSWERS = {
     "404 of a proxy": Answer(404, {"Content-Type": "text/html"}, b"<p>Not found</p>"),
     "200": Answer(200, {"Content-Type": "text/html"}, b"<p>Sign in</p>"),
 }
-# A message does not have to wait for these.
+# The message does not have to wait after these.
 AT_ONCE = ("401", "429 for no time", "busy")
 
 
 @pytest.fixture(autouse=True)
 def small(sandbox: Sandbox, home: RelayHome) -> None:
-    """Messages of some kilobytes are large."""
+    """Make messages of a few kilobytes count as large."""
     shrink_drafts(sandbox, home)
 
 
 def expire_pauses(home: RelayHome) -> None:
-    """Let the pause that Graph asked for be over."""
+    """End the pause that Graph asked for."""
     clock_jumps(home, 120)
 
 
 def expect_sent(sandbox: Sandbox, home: RelayHome, given: bytes) -> Accepted:
-    """It has arrived once, with all its parts, and has left nothing behind."""
+    """Assert that it has arrived once, with all its parts, and has left nothing behind."""
     (accepted,) = (one for one in sandbox.accepted if one.to != ["admin@domain.com"])
     assert accepted.received.attachments == received_of(given).attachments
     assert sandbox.drafts == {} and kept_progress(home) == []
@@ -76,7 +77,7 @@ def expect_sent(sandbox: Sandbox, home: RelayHome, given: bytes) -> Accepted:
 
 
 def deliver_until_sent(home: RelayHome, given: bytes, starts: int) -> list[Delivery]:
-    """As Postfix does it, with a minute between two starts, up to this number of starts."""
+    """Deliver as Postfix does, with a minute between two starts, up to this number of starts."""
     deliveries: list[Delivery] = []
     while not deliveries or deliveries[-1].verdict == "deferred" and len(deliveries) < starts:
         deliveries.append(pipe(home, given, RECIPIENT))
@@ -87,7 +88,7 @@ def deliver_until_sent(home: RelayHome, given: bytes, starts: int) -> list[Deliv
 
 
 def cases() -> list[tuple[Where, str]]:
-    """Every answer at every step, except for steps that only ask and cannot be done."""
+    """Return every answer at every step, except for steps that only ask and cannot have been done."""
     every = [(step, answer) for step in (*STEPS, *LATER) for answer in ANSWERS]
     return [case for case in every if case[0] in STEPS or case[1] != "504, done"]
 
@@ -111,7 +112,7 @@ def test_an_answer_costs_a_start_at_most(sandbox: Sandbox, home: RelayHome, step
 def test_after_a_lost_answer_to_send_the_draft_tells(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, keeps: bool, refused: bool
 ) -> None:
-    """It is gone, or is no longer a draft; a refusal of the question does not say so."""
+    """It is gone, or no longer a draft; if Graph refuses the question, that is not known."""
     sandbox.keeps_sent = keeps
     sandbox.answer("send", LOST)
     assert deliver(SMALL, RECIPIENT).dsn == "4.4.2"
@@ -127,7 +128,7 @@ def test_after_a_lost_answer_to_send_the_draft_tells(
 
 
 def pass_by(home: RelayHome) -> None:
-    """Let the mailbox be asked again."""
+    """Allow calls from the mailbox again."""
     (home.path / ".rate-limit-state").unlink()
 
 
@@ -160,7 +161,7 @@ def test_a_folder_that_lags_makes_no_second_message(
 def test_a_refused_second_send_does_not_make_the_first_one_known(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:
-    """Here the first one was done, and the draft looked like one for longer than it should."""
+    """Here the first one succeeded, and the message still looked like a draft for too long."""
     sandbox.sent_lag, sandbox.keeps_sent = 1, False
     sandbox.answer("send", LOST, answer)
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
@@ -172,7 +173,7 @@ def test_a_refused_second_send_does_not_make_the_first_one_known(
 
 
 def test_a_draft_that_was_sent_all_the_same(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Graph has refused that, and has done it anyway."""
+    """Graph has refused to send it, but sent it anyway."""
     sandbox.answer("send", Answer(503, accept=True))
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
     assert deliver(SMALL, RECIPIENT).verdict == "sent"
@@ -195,7 +196,7 @@ def test_graph_may_not_know_at_once_what_it_has_made(
     sandbox.draft_lag = 2
     assert deliver(given, RECIPIENT).verdict == "sent"
     expect_sent(sandbox, home, given)
-    # After half a second, and after a whole one.
+    # After half a second, and after another second.
     times = [request.when for request in sandbox.requests if request.role == "attach"]
     assert times[1] - times[0] >= 0.5 and times[2] - times[1] >= 1
     assert [request.status for request in sandbox.requests if request.role == "attach"] == [404, 404, 201]
@@ -213,7 +214,7 @@ def test_a_draft_that_hides_for_a_while_gets_no_file_twice(
 
 
 def test_a_draft_that_is_gone_is_made_again(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Somebody has tidied up."""
+    """For example, somebody has tidied up."""
     sandbox.answer("range", Answer(503))
     assert deliver(SCAN, RECIPIENT).verdict == "deferred"
     expire_pauses(home)
@@ -282,7 +283,7 @@ def test_sessions_that_always_end_are_given_up_for_now(
 def test_graph_says_from_where_on_it_wants_a_file(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """It says that it has the first range, but it has not."""
+    """Graph says that it has the first range, but it has not."""
     sandbox.answer("range", Answer(202))
     assert deliver(SCAN, RECIPIENT).verdict == "sent"
     assert [request.status for request in sandbox.requests if request.role == "range"] == [202, 416, 200, 201]
@@ -339,7 +340,7 @@ def test_a_file_that_cannot_be_read_keeps_no_other_from_its_end(
 def test_a_draft_that_can_never_be_deleted_is_given_up(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """For example, its mailbox is gone: it would be asked for the draft forever."""
+    """For example, its mailbox is gone: otherwise the relay would ask for the draft forever."""
     sandbox.message_limit = 35_000
     sandbox.answer("delete", provided("graph/unknown-mailbox")._replace(times=None))
     assert deliver(SCAN, RECIPIENT).dsn == "5.3.4"
@@ -379,7 +380,7 @@ def test_what_postfix_no_longer_has_goes_away(
 
 @pytest.mark.parametrize("step", ["draft", "send"])
 def test_a_message_in_two_deliveries_at_once(sandbox: Sandbox, home: RelayHome, step: Where) -> None:
-    """Postfix may split an envelope: queue id and Message-ID are the same."""
+    """Postfix may split an envelope: both deliveries have the same queue id and Message-ID."""
     sandbox.answer(step, LOST, LOST)
 
     def until_sent(*recipients: str) -> Delivery:
@@ -473,7 +474,7 @@ def test_another_sender_since_the_draft_was_made(
 
 
 def test_two_deliveries_take_over_a_draft_each(sandbox: Sandbox, home: RelayHome) -> None:
-    """Both find the two that got no answer, and neither knows which one the other will take."""
+    """Both find the two drafts that got no answer, and neither knows which one the other will use."""
     given = scan(0.025, To="to@external.com, b@x.test")
     sandbox.answer("draft", LOST, LOST)
     for name in (RECIPIENT, "b@x.test"):

@@ -1,4 +1,4 @@
-"""A message that one request to Graph cannot take goes as a draft, and arrives complete."""
+"""A message that is too large for one request to Graph goes as a draft, and arrives complete."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from helpers.state import WINDOW, kept_progress, open_slots, put_calls, read
 from sandbox import Accepted, Answer, Sandbox, received_of
 
 RECIPIENT = "to@external.com"
-# Little more than one request takes: 4,000,000 bytes in base64, twice.
+# Slightly more than fits into one request: 4,000,000 bytes in base64, twice.
 LARGE = 2.3
 PICTURE = b"\x89PNG\r\n\x1a\n" + noise(5000)
 TOO_LONG = "The maximum request length supported is 4MB."
 
 
 def made(sandbox: Sandbox) -> list[str]:
-    """The steps that were taken, without the one for the token."""
+    """Return the steps that were taken, without the one for the token."""
     return [request.role for request in sandbox.requests if request.role != "token"]
 
 
 def arrived(sandbox: Sandbox, home: RelayHome) -> Accepted:
-    """The one message, which has left nothing behind."""
+    """Return the one message, which has left nothing behind."""
     (accepted,) = sandbox.accepted
     assert sandbox.drafts == {} and kept_progress(home) == []
     return accepted
 
 
 def expect_refused(sandbox: Sandbox, home: RelayHome, dsn: str, *texts: str) -> None:
-    """Nobody has got anything except the notice, which says why; nothing is left behind."""
+    """Assert that nobody got anything except the notice, which says why, and that nothing is left behind."""
     assert sandbox.mailed.keys() <= {"admin@domain.com"}
     assert sandbox.drafts == {} and kept_progress(home) == []
     said = home.log()
@@ -88,7 +88,7 @@ def test_all_parts_arrive(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -
         "in-reply-to": ["<a@b>"],
         "importance": ["high"],
     }
-    # The second large one is just below the size for which Graph wants a session, and it says so.
+    # The second large one is just below the size at which Graph wants a session, and Graph says so.
     assert [request.status for request in sandbox.requests if request.role == "session"] == [201, 400]
     assert (made(sandbox).count("range"), made(sandbox).count("attach")) == (1, 4)
 
@@ -150,7 +150,7 @@ def test_a_site_may_refuse_large_messages(sandbox: Sandbox, home: RelayHome, del
     assert (delivery.verdict, delivery.dsn) == ("bounced", "5.3.4")
     assert made(sandbox) == ["sendMail"]
     expect_refused(sandbox, home, "5.3.4", "the message is too large for Graph")
-    # Neither does it when Graph says so.
+    # Nor is a draft made when Graph reports the size.
     sandbox.answer("sendMail", provided("graph/request-entity-too-large"))
     assert deliver(scan(1), RECIPIENT).dsn == "5.3.4"
     assert "draft" not in made(sandbox)
@@ -236,7 +236,7 @@ def test_sent_items_can_be_spared_small_messages(sandbox: Sandbox, home: RelayHo
     assert (small.via, small.saved) == ("json", False)
     assert (small.to, small.cc, small.bcc) == ([RECIPIENT], ["cc@x.test"], ["bcc@x.test"])
     assert small.received.attachments == received_of(scan(0.1)).attachments
-    # Messages that would break are sent as they came, and large ones are kept anyway.
+    # Messages that a draft would break are sent as they came, and large ones are kept anyway.
     report = multipart(text_part("Not delivered.\n"), kind="report")
     assert deliver(message(report), RECIPIENT).verdict == "sent"
     assert deliver(scan(LARGE), RECIPIENT).verdict == "sent"
@@ -249,7 +249,7 @@ def test_sent_items_can_be_spared_small_messages(sandbox: Sandbox, home: RelayHo
 def test_more_parts_than_a_draft_takes_go_as_they_are(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """A small message that should not be kept in Sent Items."""
+    """A small message that is not to be kept in Sent Items."""
     home.configure(SAVE_TO_SENT_ITEMS=False)
     files = (file_part(b"x", f"{number}.txt", "text/plain") for number in range(260))
     assert deliver(message(multipart(text_part("Many.\n"), *files)), RECIPIENT).verdict == "sent"
@@ -266,7 +266,7 @@ def test_what_is_larger_as_json_goes_as_it_came(sandbox: Sandbox, home: RelayHom
 
 
 def secrets_of(sandbox: Sandbox) -> set[str]:
-    """The rights to an upload that Graph has given out."""
+    """Return the tokens in the upload URLs that Graph has given out."""
     return set(re.findall(r"authtoken=([^&\s]+)", " ".join(request.path for request in sandbox.requests)))
 
 
@@ -301,7 +301,7 @@ def test_the_right_to_an_upload_is_kept_secret(sandbox: Sandbox, home: RelayHome
 def test_a_strange_answer_gives_no_right_away(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, scheme: str
 ) -> None:
-    """One that is cut off, or names an unsafe location."""
+    """An answer that is cut off, or that names an unsafe location."""
     end = '"}' if scheme == "http" else ""
     body = f'{{"uploadUrl":"{scheme}://localhost:9/x?authtoken=S3cretRight{end}'
     sandbox.answer("session", Answer(201, {"Content-Type": "application/json"}, body.encode()))

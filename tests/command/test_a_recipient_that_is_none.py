@@ -1,4 +1,4 @@
-"""A recipient that is not an address does not keep the mail from the others."""
+"""A recipient that is not an address does not keep the mail from the other recipients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipient that the provider refuses and names does not keep the mail from the others."""
+"""A recipient that the provider refuses and names does not keep the mail from the other recipients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROVIDERS = pytest.mark.parametrize("provider", ["graph", "ses"])
 
 @pytest.fixture
 def refusing(sandbox: Sandbox, home: RelayHome, provider: str) -> Sandbox:
-    """A provider that knows of no bad@x.test."""
+    """A provider that does not know bad@x.test."""
     if provider == "ses":
         use_ses(home)
     home.configure(RATE_LIMIT_PER_MINUTE=28)
@@ -94,7 +94,7 @@ def test_a_name_within_another_is_another(sandbox: Sandbox, home: RelayHome, del
     text = f"Recipient 'not{BAD}.example' is not."
     sandbox.answer("sendMail", provided("graph/invalid-recipients", message=text)._replace(times=3))
     assert deliver(mail(), "to@external.com", BAD).dsn == "5.1.3"
-    # Both, and each by itself.
+    # Each of the two on its own.
     assert calls(sandbox) == 3 + 1
 
 
@@ -102,7 +102,7 @@ def test_a_name_within_another_is_another(sandbox: Sandbox, home: RelayHome, del
 def test_what_fails_after_it_begins_anew(
     refusing: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """The refusal was certain: nobody had got it."""
+    """The refusal was definite: nobody had got the message."""
     refusing.answer("sendMail" if provider == "graph" else "ses", Answer(), Answer(503))
     assert deliver(mail(), "to@external.com", BAD).verdict == "deferred"
     assert refusing.accepted == []
@@ -130,7 +130,7 @@ def test_the_calls_have_a_bound(sandbox: Sandbox, home: RelayHome, deliver: Deli
     ]
     sandbox.answer("sendMail", *refusals)
     assert deliver(mail(), "to@external.com", *everyone).dsn == "5.1.3"
-    # The last one is the notice's.
+    # The last call is the notice's.
     assert calls(sandbox) == 11 + 1
 
 
@@ -143,7 +143,7 @@ def test_a_bounce_makes_no_notice(
 
 
 def test_who_is_left_may_be_hidden(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """The policy is about the message, and the message did name somebody."""
+    """The policy applies to the message, and the message did name somebody."""
     sandbox.bad_recipients, sandbox.names_bad_recipients = {BAD}, True
     assert deliver(mail(To=BAD), BAD, "bcc@x.test").verdict == "sent"
     accepted = sandbox.accepted[0]

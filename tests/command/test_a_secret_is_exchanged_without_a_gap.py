@@ -32,7 +32,7 @@ INTO_API_SECRET = "move API_SECRET_NEXT to API_SECRET"
 
 
 def give_both(provider: str, home: RelayHome, **changes: object) -> None:
-    """Configure the home for a provider, with a secret to follow."""
+    """Configure the home for a provider, with a secret and its successor."""
     if provider == "ses":
         use_ses(home, API_SECRET_NEXT=NEXT, API_ID_NEXT="next-id", **changes)
     else:
@@ -40,7 +40,7 @@ def give_both(provider: str, home: RelayHome, **changes: object) -> None:
 
 
 def end_the_old(provider: str, sandbox: Sandbox, home: RelayHome) -> None:
-    """Let the provider know only the next one, and let no token be cached."""
+    """Make the provider accept only the next secret, and cache no token."""
     sandbox.secret = NEXT
     if provider == "ses":
         sandbox.client_id = "next-id"
@@ -49,19 +49,19 @@ def end_the_old(provider: str, sandbox: Sandbox, home: RelayHome) -> None:
 
 @pytest.fixture(params=["graph", "ses"])
 def provider(request: pytest.FixtureRequest, home: RelayHome) -> Iterator[str]:
-    """Each provider, with a secret to follow the one in use."""
+    """Each provider, with a successor for the secret in use."""
     give_both(request.param, home)
     yield request.param
 
 
 def notices(sandbox: Sandbox) -> list[Accepted]:
-    """The notices to the admin of a switch; that mail goes out again is another matter."""
+    """Return the notices to the admin of a switch, without those that mail goes out again."""
     found = [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
     return [message for message in found if "] Mail " not in message.subject]
 
 
 def used(request: Recorded) -> str:
-    """The secret with which a request was made; "" if it was made with a token."""
+    """Return the secret with which a request was made, or "" if it was made with a token."""
     if request.role == "token":
         # A request that was cut off has no body.
         return dict(urllib.parse.parse_qsl(request.body.decode())).get("client_secret", "")
@@ -71,14 +71,14 @@ def used(request: Recorded) -> str:
 
 
 def tried(sandbox: Sandbox) -> list[str]:
-    """The secrets with which it was asked since the last look."""
+    """Return the secrets that were used since the last call."""
     found = [secret for secret in map(used, sandbox.requests) if secret]
     sandbox.requests.clear()
     return found
 
 
 def empty_window(home: RelayHome) -> None:
-    """Let a minute pass."""
+    """Empty the window, as a minute would."""
     state = read(home, WINDOW)
     home.put(WINDOW, json.dumps({**state, "calls": []}).encode())
 
@@ -175,7 +175,7 @@ def test_both_refused_is_told_in_one_line(
     assert delivery.text.count(code) == 2
     assert "; and with API_SECRET_NEXT: " in delivery.text and "\n" not in delivery.text
     assert "; check api-secrets.json" in delivery.text
-    # The notice of the refusal is an attempt of its own.
+    # The notice of the refusal is a separate attempt.
     assert tried(sandbox)[:2] == [OLD, NEXT]
     assert "switched" not in read(home, WINDOW)
     deliver(mail(), "to@external.com")
@@ -276,7 +276,7 @@ def test_an_edit_begins_anew(sandbox: Sandbox, home: RelayHome, deliver: Deliver
 
 
 def test_a_swap_by_mistake_costs_nothing(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """If either is refused, the other one is tried."""
+    """If either secret is refused, the other one is tried."""
     give_both("graph", home)
     end_the_old("graph", sandbox, home)
     send(deliver)
@@ -349,7 +349,7 @@ def test_a_large_message_goes_on(sandbox: Sandbox, home: RelayHome, deliver: Del
     give_both("graph", home)
     shrink_drafts(sandbox, home)
     send(deliver)
-    # In the middle of it the token is no longer accepted, and the secret has expired.
+    # Meanwhile the token is no longer accepted, and the secret has expired.
     sandbox.answer("session", provided("graph/token-refused"))
     sandbox.secret = NEXT
     sandbox.answer("token", EXPIRED)
@@ -471,11 +471,10 @@ def test_check_finds_both_good(chain: Chain) -> None:
 
 
 def die(provider: str, call: Call) -> tuple[int, str, int, set[str]]:
-    """Die at a call while one replaces the other; returns what follows: the status of the death, the outcome
-    of the next attempt, how many notices there are in the end, and which secrets are asked with.
-    """
+    """Die at a call while one secret replaces the other; return the status of the death, the outcome of the
+    next attempt, the final number of notices, and the secrets used."""
     with Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
-        # After a death in the sending of a notice it is sent again once its time is over.
+        # A notice whose sending was interrupted is sent again once its time is over.
         change_constants(home, SWITCH_NOTICE_SECONDS=0)
         give_both(provider, home)
         end_the_old(provider, sandbox, home)
@@ -497,7 +496,7 @@ def test_a_death_in_between_costs_nothing(name: str, nightly: bool) -> None:
     # Each change of the state, and each request.
     moments = [call for call in calls if call.name == "rename" and state in call.text or call.sends]
     assert len(moments) > 8
-    # By day every second of them, different ones for each provider.
+    # In a normal run only every second one, different ones for each provider.
     chosen = moments[1:] if nightly else moments[1 + (name == "ses") :: 2]
     found = each(lambda call: die(name, call), chosen)
     died = [outcome for outcome in found if outcome[0] == -signal.SIGKILL]

@@ -1,6 +1,5 @@
-"""Graph's other limits, beside messages a minute: requests at a time, octets in five minutes, recipients a
-day.
-"""
+"""Graph's limits other than messages a minute: concurrent requests, octets in five minutes, recipients a
+day."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ TOO_MANY = b"4.4.5 request limit reached (4 at a time), deferring"
 
 @pytest.fixture
 def strict(sandbox: Sandbox) -> Sandbox:
-    """It refuses the fifth request at a time of any kind."""
+    """The sandbox, which refuses the fifth concurrent request of any kind."""
     sandbox.concurrency_exempt.clear()
     sandbox.upload_limit = UPLOADS
     return sandbox
@@ -41,7 +40,7 @@ def strict(sandbox: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def start(home: RelayHome) -> Iterator[Start]:
-    """Starts a delivery in the background."""
+    """A function that starts a delivery in the background."""
     with background(home) as function:
         yield function
 
@@ -61,7 +60,7 @@ def roles(sandbox: Sandbox) -> list[str]:
 def hold(
     sandbox: Sandbox, start: Start, gate: Event, role: Role = "sendMail", number: int = AT_A_TIME
 ) -> list[Future[Delivery]]:
-    """This number of messages that are under way until the gate is opened."""
+    """Start this number of messages, which are under way until the gate is opened."""
     sandbox.answer(role, *[Answer(gate=gate)] * number)
     held = [start(f"held {place}") for place in range(number)]
     wait_until(lambda: roles(sandbox).count(role) == number)
@@ -69,7 +68,7 @@ def hold(
 
 
 def uploaded(home: RelayHome, octets: int, ago: float = 10.0, **more: object) -> None:
-    """Let this number of octets have been sent this number of seconds ago."""
+    """Pretend that this number of octets was sent this number of seconds ago."""
     home.put(WINDOW, json.dumps({"calls": [], "uploads": [[clock() - ago, octets, ""]], **more}).encode())
 
 
@@ -78,7 +77,7 @@ def noted(home: RelayHome) -> int:
 
 
 def large(size: int) -> bytes:
-    """A message of this number of octets in base64, or a few more."""
+    """Return a message of this number of octets in base64, or a few more."""
     return mail(b"x" * 71 + b"\n" + (b"y" * 71 + b"\n") * (size * 3 // 4 // 73))
 
 
@@ -227,7 +226,7 @@ def test_octets_of_another_mailbox_are_its_own(strict: Sandbox, home: RelayHome,
 
 
 def test_eight_at_a_time_pass_neither_limit(strict: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """They are as large as allowed, near the limit: messages under way count as well."""
+    """They are as large as allowed, and near the limit: messages under way count as well."""
     change_constants(home, BUSY_SECONDS=200)
     strict.upload_limit = 10_000_000
     uploaded(home, UPLOADS - strict.upload_limit)

@@ -1,4 +1,5 @@
-"""A recipient that the provider refuses but does not name does not keep the mail from the others."""
+"""A recipient that the provider refuses but does not name does not keep the mail from the other
+recipients."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ from sandbox import Answer, Sandbox
 PROVIDERS = pytest.mark.parametrize("provider", ["graph", "ses"])
 BAD = "bad@x.test"
 DSN = {"graph": "5.1.3", "ses": "5.6.0"}
-# Of refused calls, for as many recipients as a call takes.
+# The most refused calls for the recipients of one call.
 BOUND = 40
 
 
 @pytest.fixture
 def silent(sandbox: Sandbox, home: RelayHome, provider: str) -> Sandbox:
-    """A provider that knows of no bad@x.test, and does not say so."""
+    """A provider that does not know bad@x.test, and does not say so."""
     if provider == "ses":
         use_ses(home)
     home.configure(RATE_LIMIT_PER_MINUTE=0)
@@ -58,7 +59,7 @@ def test_the_other_of_two_gets_it_and_the_admin_a_notice(
     assert kept_files(home) == []
     counters = read(home, WINDOW)["counters"]
     assert (counters["delivered"], counters["bounced"], counters["notices"]) == (1, 0, 1)
-    # Both, each by itself, and the notice: each in a slot of its own.
+    # Each of the two on its own, and the notice: each in its own slot.
     assert len(calls(silent)) == 4 == len(read(home, WINDOW)["calls"])
     assert not {"refused", "trouble"} & read(home, WINDOW).keys()
 
@@ -89,7 +90,7 @@ def test_it_bounces_where_all_are_refused(
     delivery = deliver(mail(To=everyone[0]), *everyone)
     assert (delivery.verdict, delivery.dsn) == ("bounced", DSN[provider])
     assert mailed(silent) == {}
-    # The part of a call that is left after the bound is refused as a whole, no matter how it was divided.
+    # What remains of a call after the bound is refused as a whole, however it was divided.
     assert refused(silent) <= (BOUND + 7) * (3 if provider == "ses" and number > 50 else 1)
     (notice,) = silent.accepted
     assert "Recipient left out" not in notice.subject
@@ -108,7 +109,7 @@ def test_one_alone_bounces_after_one_call(
 
 @PROVIDERS
 def test_the_search_has_a_bound(silent: Sandbox, home: RelayHome, deliver: Deliver, provider: str) -> None:
-    """A recipient who is not found within it is left out, together with those of the same call."""
+    """A recipient that is not found within it is left out, with the others of the same call."""
     everyone = crowd(50)
     silent.bad_recipients = set(everyone[::2])
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"

@@ -1,4 +1,4 @@
-"""The state is in seconds since boot: times that an earlier boot has left there mean nothing in this one."""
+"""The state counts seconds since boot, so times from an earlier boot mean nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANOTHER = "11111111-2222-3333-4444-555555555555"
 
 
 def put(home: RelayHome, boot: str, **state: object) -> None:
-    """Let this be the state that a boot has left."""
+    """Put the state of a boot into the home."""
     home.put(WINDOW, json.dumps({"boot": boot, **state}).encode())
 
 

@@ -1,4 +1,4 @@
-"""What the command does with its arguments."""
+"""The command's arguments."""
 
 from __future__ import annotations
 

@@ -67,14 +67,14 @@ def given(name: str, account: str) -> Callable[[Chain], object]:
 
 
 def own_directory_for_the_cache(chain: Chain) -> None:
-    """As the account makes one, if there is none."""
+    """As the account creates one, if there is none."""
     shutil.rmtree(chain.home.path / "__pycache__")
     (chain.home.path / "__pycache__").mkdir()
     chain.home.own(chain.home.path / "__pycache__")
 
 
 def own_cache(chain: Chain) -> None:
-    """As after a chown of the directory alone, after the file was put there."""
+    """As after a chown of the directory alone, when the file already existed."""
     [cache] = (chain.home.path / "__pycache__").iterdir()
     chain.home.own(cache)
 
@@ -708,7 +708,7 @@ def test_what_a_fix_runs_as_the_account_has_no_terminal(relay: ModuleType) -> No
     opened, _, terminal = said.replace("\r", "").partition("\n0\n")
     assert "/dev/null" in opened
     assert "/dev/pts" not in opened
-    # That cannot be opened.
+    # The shell cannot open it.
     assert "/dev/tty" in terminal
 
 
@@ -720,7 +720,7 @@ def test_where_root_looks_for_the_log_the_account_does_not_say(chain: Chain) -> 
 
 
 def test_a_script_out_of_the_services_reach(chain: Chain) -> None:
-    """An admin tries the one in root's own directory, as before an upgrade."""
+    """An admin tries a copy in root's own directory, as before an upgrade."""
     closed = chain.home.queue / "closed"
     closed.mkdir(mode=0o700)
     script = str(shutil.copy(chain.home.script, closed))
@@ -738,7 +738,7 @@ def test_a_script_out_of_the_services_reach(chain: Chain) -> None:
 
 
 def run_check(chain: Chain, script: str) -> list[str]:
-    """What another copy of the script finds wrong with the installation."""
+    """Return what another copy of the script finds wrong with the installation."""
     command = [script, "--home", str(chain.home.path), "--check", "--postfix-config", str(chain.postfix)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "")
@@ -848,7 +848,7 @@ def outdated_cache(chain: Chain) -> None:
 
 
 def in_another_length(chain: Chain) -> None:
-    """The script with one line more and the same time, as an upgrade from a package may leave it."""
+    """Lengthen the script by one line but keep its time, as an upgrade from a package may do."""
     status = chain.home.script.stat()
     with chain.home.script.open("a") as file:
         file.write("\n")
@@ -894,7 +894,7 @@ def test_a_log_where_none_can_be(chain: Chain, name: str) -> None:
 def test_only_root_and_the_owner_can_check(chain: Chain) -> None:
     home = chain.home.path
     before = tree(home)
-    # Others could not even start a script that lies in the closed directory.
+    # Others cannot start a script in a closed directory at all.
     home.chmod(0o1775)
     done = by_hand(chain.home, "--check", "--postfix-config", chain.postfix, user="daemon")
     assert done.returncode == 1
@@ -919,7 +919,7 @@ def test_a_home_of_another_tenant(chain: Chain, sandbox: Sandbox) -> None:
         before = tree(other.path)
         checked = chain.check("--home", str(other.path))
         assert tree(other.path) == before
-        # The usual values of the tests are the examples'.
+        # The tests' usual values are the examples'.
         assert (
             f"FAIL  DEFAULT_FROM_ADDRESS in {other.path}/{CONFIG} is still the example's; edit"
             in "\n".join(checked.lines)

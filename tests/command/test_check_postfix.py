@@ -1,4 +1,4 @@
-"""--check reads how Postfix hands mail over, and knows what each setting would do to that mail."""
+"""--check reads how Postfix hands mail over, and knows what each setting would do to the mail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HANDED_OVER = "${sender} ${queue_id} ${recipient} ${client_address}"
 
 
 def postfix_fix(*settings: str) -> str:
-    """The command that makes these settings of main.cf."""
+    """Return the command that makes these settings in main.cf."""
     quoted = " ".join(f"'{setting}'" for setting in settings)
     return f"postconf -c POSTFIX -e {quoted}; postfix -c POSTFIX reload"
 
@@ -33,20 +33,20 @@ NETWORKS_CURE = postfix_fix("mynetworks = 127.0.0.0/8, [::1]/128, YOUR_NETWORK")
 
 
 def smtp_only(chain: Chain) -> None:
-    """What a distribution's Postfix does: it delivers itself."""
+    """As a distribution sets Postfix up: it delivers itself."""
     with (chain.postfix / "master.cf").open("a") as file:
         file.write("smtp unix - - y - - smtp\n")
     chain.set("default_transport = smtp")
 
 
 def smtp_alone(chain: Chain) -> None:
-    """As before the installation: main.cf and master.cf both know nothing of the relay."""
+    """As before the installation: neither main.cf nor master.cf mentions the relay."""
     (chain.postfix / "master.cf").write_text("")
     smtp_only(chain)
 
 
 def smtp_but_for_some(chain: Chain) -> None:
-    """Some mail goes through the relay, the other mail does not."""
+    """Send some mail through the relay, and the rest directly."""
     smtp_only(chain)
     chain.set("transport_maps = inline:{example.org=apirelay:api-relay}")
 
@@ -60,13 +60,13 @@ def networks(value: str) -> Callable[[Chain], object]:
 
 
 def settings_that_are_none(chain: Chain) -> None:
-    """A line that is not a setting, and one that postconf(1) warns about."""
+    """Add a line that is not a setting, and one that postconf(1) warns about."""
     with (chain.postfix / "main.cf").open("a") as file:
         file.write("queue_run_delay = 62s\nwhat\n")
 
 
 def elsewhere(chain: Chain) -> None:
-    """The transport starts the same script with another home."""
+    """Make the transport start the same script with another home."""
     (chain.home.queue / "other").mkdir()
     chain.change_entry("postfix-api-relay $", f"postfix-api-relay --home {chain.home.queue}/other $")
 
@@ -76,13 +76,13 @@ def setting(*lines: str) -> Callable[[Chain], object]:
 
 
 def add_services(chain: Chain, *lines: str) -> None:
-    """Put lines into master.cf."""
+    """Add lines to master.cf."""
     with (chain.postfix / "master.cf").open("a") as file:
         file.writelines(line + "\n" for line in lines)
 
 
 def with_smtp(*lines: str) -> Callable[[Chain], object]:
-    """There is a service that delivers by SMTP, and settings that may send mail to it."""
+    """Add a service that delivers by SMTP, and settings that may send mail to it."""
 
     def make(chain: Chain) -> None:
         add_services(chain, "smtp unix - - n - - smtp")
@@ -92,7 +92,7 @@ def with_smtp(*lines: str) -> Callable[[Chain], object]:
 
 
 def filtered_by_a_service(chain: Chain) -> None:
-    """As amavis wants it, but for a single service."""
+    """As amavis needs it, but for a single service."""
     add_services(chain, "smtp unix - - n - - smtp")
     file = chain.postfix / "master.cf"
     file.write_text(
@@ -103,7 +103,7 @@ def filtered_by_a_service(chain: Chain) -> None:
 
 
 def mail_name(chain: Chain) -> None:
-    """As Debian's Postfix finds it if the machine has the name of the site's mail domain."""
+    """As Debian's Postfix finds it if the machine's name is the site's mail domain."""
     name = chain.home.queue / "mailname"
     name.write_text("example.org\n")
     chain.set(f"myorigin = {name}", "mydestination = $myhostname, example.org, localhost")
@@ -190,7 +190,7 @@ POSTFIX_FAULTS = {
     ),
     "no flag R": fixed("FAIL", entry("flags=Rq", "flags=q"), "the transport lacks flag R", ENTRY_CURE),
     "no flags": fixed("FAIL", entry("flags=Rq ", ""), "the transport lacks flag R and q", ENTRY_CURE),
-    # With D or O pipe(8) defers mail to several recipients, and with the others it writes into the message.
+    # With D or O pipe(8) defers mail to several recipients, and with the other flags it changes the message.
     "flags that others need": fixed(
         "FAIL",
         entry("flags=Rq", "flags=DRhuq."),
@@ -598,9 +598,7 @@ def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_path: Path) -> None:
-    """An address may contain something that a shell takes for a command; the account once owned the
-    configuration.
-    """
+    """An address may contain what a shell takes for a command; the account once owned the configuration."""
     mark, theirs = chain.home.queue / "ran", chain.home.queue / "theirs"
     theirs.write_text(f"#!/bin/sh\n: >{mark}\n")
     theirs.chmod(0o755)
@@ -638,7 +636,7 @@ def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_p
 
 
 def second_tenant(chain: Chain, *settings: str) -> None:
-    """The home is a second tenant's: default_transport belongs to another home."""
+    """Make the home a second tenant's: default_transport belongs to another home."""
     other = chain.home.queue / "first"
     other.mkdir()
     file = chain.postfix / "master.cf"
@@ -702,7 +700,7 @@ FILTERED = "FILTER smtp:[127.0.0.1]:2"
 
 
 def put_tables(chain: Chain) -> None:
-    """Tables of all kinds that an admin may have, and what delivers by SMTP."""
+    """Write tables of all kinds that an admin may have, and one that delivers by SMTP."""
     add_services(chain, "smtp unix - - n - - smtp")
     tables = {
         "everything": "/^/ DISCARD\n",
@@ -718,7 +716,7 @@ def put_tables(chain: Chain) -> None:
 
 
 def acts(name: str, value: str, action: str, key: str, fix: str = "", level: str = "FAIL") -> tuple[str, str]:
-    """A setting, and the line that reports it."""
+    """Return a setting and the line that reports it."""
     new = postfix_fix(f"{name} ={fix and f' {fix}, {value}'}")
     return f"{name} = {value}", f"{level:<5} {name} has {action} for {key}: {ADDRESSED}; {new}"
 
@@ -739,7 +737,7 @@ PERMIT = "permit_mynetworks"
 
 
 def choosy(part: str, entry: str) -> tuple[str, str]:
-    """Settings that refuse devices that have no name, or give none, although this host passes."""
+    """Return settings that refuse devices without a name, or with none in HELO, although this host passes."""
     name, value = f"smtpd_{part}_restrictions", f"permit_inet_interfaces, {entry}, {PERMIT}, reject"
     text = f"{name} has {entry} before {PERMIT}: it refuses many devices"
     return f"{name} = {value}", f"warn  {text}; {postfix_fix(f'{name} = {PERMIT}, {value}')}"
@@ -930,7 +928,7 @@ def test_a_port_that_only_this_machine_can_reach(chain: Chain) -> None:
         port = listening.getsockname()[1]
         add_services(chain, f"{port} inet n - n - - smtpd")
         text = f"port {port} is open to this machine alone, until Postfix is restarted: no device can connect"
-        # Root sees another program listening here; the account cannot see whose it is.
+        # Root sees that another program listens here; the account cannot see whose it is.
         problems = chain.check(user=chain.home.account.pw_name).problems
         chain.expect(problems, [f"FAIL  {text}; {ALL_INTERFACES}"])
         chain.set("mynetworks = 127.0.0.0/8")

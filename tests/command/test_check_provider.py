@@ -201,7 +201,7 @@ def test_how_far_off_a_clock_may_be(relay: ModuleType) -> None:
     assert (relay.CLOCK_WARNING_SECONDS, relay.CLOCK_FAILURE_SECONDS) == (30, 300)
 
 
-# Not close to the limits: seconds may pass between the answer and the comparison.
+# Not close to the limits: seconds may pass between answer and comparison.
 @pytest.mark.parametrize(
     ("off", "expected"),
     [
@@ -263,7 +263,7 @@ def test_what_the_provider_echoes_of_the_secret_is_not_shown(chain: Chain) -> No
 
 
 def test_what_large_messages_will_meet_is_said(chain: Chain) -> None:
-    """By looking into the drafts, because the token does not show what RBAC for Applications grants."""
+    """--check looks at the drafts, because the token does not show what RBAC for Applications grants."""
     chain.sandbox.roles = ["Mail.Send"]
     assert chain.check().problems == []
     chain.sandbox.permissions = {"Mail.Send"}

@@ -1,4 +1,4 @@
-"""--check says who the relay is without a secret, until when, and whether it may send."""
+"""--check says who the relay is without a secret, for how long, and whether it may send."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def with_certificate(
 
 @pytest.fixture(params=["vm", "app service", "arc"])
 def service(request: pytest.FixtureRequest, chain: Chain) -> Iterator[Metadata]:
-    """Each kind of metadata service, which the chain uses."""
+    """Each kind of metadata service, used by the chain."""
     with Metadata(chain.sandbox, request.param) as found:
         found.use(chain.home)
         yield found
@@ -39,7 +39,7 @@ def service(request: pytest.FixtureRequest, chain: Chain) -> Iterator[Metadata]:
 
 @pytest.fixture
 def machine(chain: Chain) -> Iterator[Metadata]:
-    """A virtual machine's."""
+    """A virtual machine's metadata service."""
     kind: Kind = "vm"
     with Metadata(chain.sandbox, kind) as found:
         found.use(chain.home)
@@ -68,7 +68,7 @@ def test_a_machine_that_is_sound(chain: Chain, service: Metadata) -> None:
     assert checked.problems == []
     text = "\n".join(checked.lines)
     assert f"ok    a token was obtained from {service.url}/" in text
-    # The seconds that have passed meanwhile are subtracted.
+    # The seconds that have passed are subtracted.
     assert re.search(", good for 863[0-9][0-9] s", text)
     assert "ok    signed in by machine as client-id, object id object-id" in text
     assert "cryptography" not in text and "API_EXPIRATION_DATE" not in text

@@ -1,6 +1,5 @@
-"""--check knows the transport of urgent mail, the settings that send mail there, and the slots that are kept
-for it.
-"""
+"""--check knows the transport of urgent mail, the settings that direct mail there, and the slots kept for
+it."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ WAY = "apirelay-urgent:api-relay"
 
 @pytest.fixture
 def urgent(chain: Chain) -> Chain:
-    """An installation that sends mail ahead if its sender, its client or its header makes it urgent."""
+    """An installation that treats mail as urgent by its sender, its client or its header."""
     with (chain.postfix / "master.cf").open("a") as file:
         file.write(chain.expanded(f"{ENTRY}\n"))
     tables = {"senders": "", "clients": "10.0.0.0/8 FILTER ", "headers": "/^X-Priority: 1/ FILTER "}
@@ -142,7 +141,7 @@ def test_an_entry_that_is_written_in_another_way_is_fine(urgent: Chain, old: str
 
 
 def test_the_first_transport_is_the_one_that_is_not_urgent(urgent: Chain) -> None:
-    """In any order in master.cf, and without a mention of either in main.cf."""
+    """Whatever the order in master.cf, and even if main.cf mentions neither."""
     file = urgent.postfix / "master.cf"
     entry = urgent.expanded(ENTRY)
     file.write_text(f"{entry}\n{file.read_text().replace(entry, '')}")

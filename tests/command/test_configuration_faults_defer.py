@@ -20,7 +20,7 @@ def deferral(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> Deferral:
 
 
 class Deferral:
-    """Delivers, and expects what every such fault has in common."""
+    """Delivers, and checks what all such faults have in common."""
 
     def __init__(self, sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
         self.sandbox = sandbox
@@ -28,7 +28,7 @@ class Deferral:
         self.deliver = deliver
 
     def expect(self, *texts: str) -> None:
-        """The texts are to be in what Postfix logs, and in the relay's own log."""
+        """Deliver, and expect these texts in what Postfix logs and in the relay's own log."""
         delivery = self.deliver(mail(), "to@external.com")
         assert delivery[:3] == ("deferred", "4.3.5", 75)
         assert self.sandbox.requests == []

@@ -19,7 +19,7 @@ HINTS: dict[str, str] = load_script().HINTS
 
 
 def error_number(name: str) -> str:
-    """The number in a file, as Entra writes it."""
+    """Return the number in a file, as Entra writes it."""
     return f"AADSTS{stored(name).get('body', {}).get('error_codes', [0])[0]}"
 
 
@@ -35,13 +35,13 @@ LONG = (
 
 
 def refuse(sandbox: Sandbox, code: str) -> None:
-    """Let the provider refuse everything for this."""
+    """Make the provider refuse everything with this error."""
     if code in ENTRA:
         refusal = provided(REFUSALS[code], message=LONG)
         sandbox.answer("token", refusal._replace(times=None))
         return
     text = "Email address is not verified." if code == "MessageRejected" else "No."
-    # With the suffix that only some of them have.
+    # Only some of them have the suffix.
     sandbox.answer("ses", ses_error(403, f"{code}Exception", text)._replace(times=None))
     sandbox.answer("quota", ses_query_error(403, code, text)._replace(times=None))
 
@@ -75,7 +75,7 @@ def test_check_has_it(chain: Chain, code: str) -> None:
         chain.use_ses()
     refuse(chain.sandbox, code)
     (problem,) = chain.check().problems
-    # A key that may not read the quota can still send.
+    # A key that may not query the quota can still send.
     expected = "allow the key ses:GetSendQuota" if code == "AccessDenied" else HINTS[code]
     assert f"; {expected}" in problem
 
@@ -104,7 +104,7 @@ def test_a_refusal_that_is_remembered_has_it(sandbox: Sandbox, home: RelayHome, 
         assert delivery.text.endswith(f"; {SECRET}; check api-secrets.json")
     assert "; asked again at " in delivery.text
     assert SECRET in by_hand(home, "--status").stdout.splitlines()[0]
-    # The last error is cut to a length, and not at its advice.
+    # The last error is shortened, but its advice is kept.
     assert re.search(
         rf"\nlast error: .*; {re.escape(SECRET)}; check api-secrets.json\n", by_hand(home, "--status").stdout
     )

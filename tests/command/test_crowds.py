@@ -63,7 +63,7 @@ def three_calls(provider: str) -> list[str]:
 def at_acceptance(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, number: int, action: Callable[[], object]
 ) -> None:
-    """Do something while the provider takes the message from the client for the so-manieth time."""
+    """Do something when the provider accepts the message with this number."""
 
     def on_accepted(_message: Accepted) -> None:
         if len(sandbox.accepted) == number:
@@ -83,7 +83,7 @@ def test_as_few_calls_as_the_provider_allows(
     assert deliver(message, *everyone) == ("sent", "2.0.0", 0, b"")
     assert mailed(sandbox) == dict.fromkeys(everyone, 1)
     assert sizes(sandbox) == ([most, most, more] if more > 0 else [most, most + more])
-    # No notice of anything.
+    # There is no notice.
     assert len(sandbox.accepted) == len(calls(sandbox))
     state = read(home, WINDOW)
     assert (len(state["calls"]), state["counters"]["delivered"]) == (len(calls(sandbox)), 1)
@@ -101,7 +101,7 @@ def test_as_few_calls_as_the_provider_allows(
 def test_one_call_keeps_nothing(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """Also where it is one of many recipients."""
+    """Even if its message has many recipients."""
     found: list[Path] = []
     at_acceptance(monkeypatch, sandbox, 1, lambda: found.extend(kept_files(home)))
     everyone = crowd(MOST[provider])
@@ -137,7 +137,7 @@ def test_graph_names_in_the_first_call_alone(
 def test_graph_shows_five_hundred_at_most(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """A recipient that the header does not name gets a copy that does not either."""
+    """A recipient that the header does not name gets a copy that does not show it either."""
     everyone = crowd(502)
     assert deliver(mail(To=",\n ".join(everyone)), *everyone).verdict == "sent"
     first, second = sandbox.accepted
@@ -169,7 +169,7 @@ def test_who_has_to_be_visible_is_anyone_of_the_message(
     everyone = three_calls(provider)
     delivery = deliver(mail(To="other@x.test"), *everyone)
     assert (delivery.dsn, mailed(sandbox), kept_files(home)) == ("5.7.1", {}, [])
-    # The last of them would be in a call without the others.
+    # The last one would be in a call without the others.
     assert deliver(mail(To="other@x.test", Cc=everyone[-1]), *everyone).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(everyone, 1)
     assert [one.cc for one in taken(sandbox)] == [[everyone[-1]], [], []]
@@ -302,7 +302,7 @@ def test_a_death_between_two_calls(
 
 @SES
 def test_a_death_within_a_call(sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str) -> None:
-    """The provider has not taken it."""
+    """The provider has not accepted it."""
     sandbox.answer("ses", Answer(), Answer(action="hang"))
     with ThreadPoolExecutor(1) as thread:
         delivery = thread.submit(deliver, MESSAGE, *EVERYONE)
@@ -315,7 +315,7 @@ def test_a_death_within_a_call(sandbox: Sandbox, home: RelayHome, deliver: Deliv
 
 
 def block(home: RelayHome, relay: ModuleType) -> Path:
-    """Make the file unwritable: root has put something in its place that cannot be removed."""
+    """Make the file unwritable: something of root's replaces it and cannot be removed."""
     file = home.path / (file_for(relay, MESSAGE, *EVERYONE) + ".new")
     file.write_bytes(b"")
     return file
@@ -348,14 +348,14 @@ def test_a_file_that_cannot_be_written_later_stops_nothing(
     provider: str,
     bad: int | None,
 ) -> None:
-    """Those who have got the message would get it again; the others are refused."""
+    """Otherwise those who have got the message would get it again; the others are refused."""
     home.give_to_root()
     at_acceptance(monkeypatch, sandbox, 1, lambda: block(home, relay))
     sandbox.bad_recipients = set() if bad is None else {EVERYONE[bad]}
     assert deliver(MESSAGE, *EVERYONE).verdict == "sent"
     assert mailed(sandbox) == dict.fromkeys(set(EVERYONE) - sandbox.bad_recipients, 1)
     assert "WARNING: cannot write" in home.log()
-    # Root's files are left.
+    # Root's files remain.
     assert [file.suffix for file in kept_files(home)] == [".new"]
 
 
@@ -363,7 +363,7 @@ def test_a_file_that_cannot_be_written_later_stops_nothing(
 def test_a_home_that_cannot_be_written_later_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """The window cannot be written either, as on a full disk."""
+    """The window cannot be written either, for example, on a full disk."""
     home.configure(RATE_LIMIT_PER_MINUTE=28)
     at_acceptance(monkeypatch, sandbox, 1, lambda: os.chown(home.path, 0, 0))
     assert deliver(MESSAGE, *EVERYONE).verdict == "sent"
@@ -403,7 +403,7 @@ def test_where_it_is_known_who_has_got_the_message_the_others_wait_for_the_disk(
 
 
 def content(**changes: object) -> str:
-    """The file once everybody has got the message, with these changes."""
+    """Return the file as it is once everybody has got the message, with these changes."""
     whole: dict[str, Any] = {"left": [], "accepted": [EVERYONE[:1], EVERYONE[1:2], EVERYONE[2:]]}
     fields = {"refused": {}, "refusals": 0, "id": "kept-id", "draft": {}, "over": False}
     return json.dumps({**whole, **fields, **changes})
@@ -541,7 +541,7 @@ def test_ten_thousand(
     )
     began = time.monotonic()
     assert deliver(mail(To=everyone[0]), *everyone).verdict == "sent"
-    # The sandbox, in Python as well, takes most of it.
+    # The sandbox, which is Python as well, uses most of it.
     assert time.monotonic() - began < 120
     assert mailed(sandbox) == dict.fromkeys(everyone, 1)
     assert sizes(sandbox) == [50] * 200
@@ -592,7 +592,7 @@ def test_a_message_that_is_refused_later(
 def test_who_is_left_for_the_next_attempt_may_all_be_refused(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str
 ) -> None:
-    """Some have got it: no bounce says otherwise."""
+    """Some have got it, and no bounce may deny that."""
     sandbox.answer("ses", Answer(), Answer(503))
     assert deliver(MESSAGE, *EVERYONE).verdict == "deferred"
     sandbox.bad_recipients = set(EVERYONE[50:])
@@ -659,7 +659,7 @@ def test_another_provider_leaves_the_draft_alone(
 def test_a_large_message_to_a_crowd(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, bad: int
 ) -> None:
-    """A draft for each call, and for each that is left of one that is refused."""
+    """A draft for each call, and for the remainder of each call that is refused."""
     everyone = crowd(501)
     sandbox.bad_recipients = {everyone[bad]}
     assert deliver(scan(3.2, To=everyone[0]), *everyone).verdict == "sent"
@@ -674,7 +674,7 @@ def test_a_large_message_to_a_crowd(
 def test_a_fault_at_the_sending_of_a_draft(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, fault: str, number: int
 ) -> None:
-    """Here a lost answer costs nothing: the draft shows what happened."""
+    """A lost answer costs nothing here: the draft shows what happened."""
     everyone = crowd(501)
     message = scan(3.2, To=everyone[0])
     sandbox.answer("send", *[Answer()] * (number - 1), FAULTS[fault])
@@ -690,7 +690,7 @@ def test_a_fault_at_the_sending_of_a_draft(
 def test_a_draft_that_is_there_twice_is_not_the_next_calls(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, provider: str, fault: Answer
 ) -> None:
-    """The answer to its creation was lost, and it is not found at first."""
+    """The answer to its creation was lost, and the draft is not found at first."""
     everyone = crowd(501)
     message = scan(3.2, To=everyone[0])
     sandbox.find_lag = 1

@@ -45,7 +45,7 @@ class Explained(NamedTuple):
 
     @property
     def outcome(self) -> tuple[str, str]:
-        """The outcome, and code and text as a delivery prints them, without times of day."""
+        """Return the outcome, and code and text as a delivery prints them, without times of day."""
         return self.says["outcome"], TIME.sub("", f"{self.says['code']} {self.says['text']}")
 
 
@@ -58,7 +58,8 @@ def explain(
     user: str = "nobody",
     options: tuple[str, ...] = (),
 ) -> Explained:
-    """Run it, and expect what always holds: nothing changed, no secret shown, nothing on standard error."""
+    """Run --explain, and check what always holds: nothing changed, no secret shown, nothing on standard
+    error."""
     before = tree(home.path)
     arguments = ("--explain", "--format", "json", "--show", "--client", client, *options, "--", sender)
     done = by_hand(home, *arguments, *recipients, user=user, message=content)
@@ -71,7 +72,7 @@ def explain(
 
 
 def text_of(home: RelayHome, content: bytes, *arguments: str, user: str = "root") -> str:
-    """The text that it prints, which no message can forge."""
+    """Return the text that it prints, which no message can forge."""
     done = by_hand(home, "--explain", *arguments, user=user, message=content)
     assert done.stderr == ""
     assert done.stdout.isascii() or done.stdout.replace("\n", "").replace("\t", "").isprintable()
@@ -79,20 +80,20 @@ def text_of(home: RelayHome, content: bytes, *arguments: str, user: str = "root"
 
 
 def mime_of(request: Recorded) -> bytes:
-    """The message in a request, b"" where it is none, or JSON."""
+    """Return the message in a request; b"" if it has none, or has JSON."""
     content = json.loads(request.body)["Content"]["Raw"]["Data"] if request.role == "ses" else request.body
     return b"" if request.body[:1] == b"{" and request.role != "ses" else base64.b64decode(content)
 
 
 def is_notice(request: Recorded) -> bool:
-    """Whether it is the relay's own message to the admin."""
+    """Tell whether it is the relay's own message to the admin."""
     return request.role in ("ses", "sendMail") and b"\r\nAuto-Submitted: auto-generated\r\n" in mime_of(
         request
     )
 
 
 def sent_form(requests: list[Recorded]) -> dict[str, Any]:
-    """The message that was given to Graph as JSON, without its text and what is attached."""
+    """Return the message that Graph got as JSON, without its text and its attachments."""
     forms = [json.loads(request.body) for request in requests if request.body[:1] == b"{"]
     form = next(form.get("message", form) for form in forms if "body" in form.get("message", form))
     form.pop("attachments", None)
@@ -108,7 +109,7 @@ def agree(
     sender: str = SENDER,
     client: str = "",
 ) -> tuple[Explained, Delivery]:
-    """Explain a message, then deliver it, and expect the delivery to agree with the explanation."""
+    """Explain a message, then deliver it, and check that the delivery agrees with the explanation."""
     sandbox.reset()
     found = explain(home, content, *recipients, sender=sender, client=client)
     assert sandbox.requests == []
@@ -135,7 +136,7 @@ def agree(
 
 
 def expect_the_same(says: dict[str, Any], requests: list[Recorded]) -> None:
-    """The provider is given first what the explanation says, no matter how it answers."""
+    """Assert that the provider's first request is what the explanation says, however it answers."""
     if says["way"]["form"] != "mime":
         assert says["header"] == sent_form(requests)
         sessions = [one for one in requests if one.path.endswith("/createUploadSession")]
@@ -155,7 +156,7 @@ def expect_the_same(says: dict[str, Any], requests: list[Recorded]) -> None:
 
 @pytest.fixture(autouse=True)
 def compiled(home: RelayHome) -> None:
-    """No start has to compile the program, which takes longer than everything else it does."""
+    """Compile the program beforehand, because that takes longer than --explain itself."""
     home.compile()
 
 
@@ -188,7 +189,7 @@ def test_odd_messages(sandbox: Sandbox, free: RelayHome, provider: str, nightly:
     # Each takes two starts, so except at night each provider gets different ones.
     every = 1 if nightly else 4
     for name, (content, code) in [*SHAPES.items()][provider == "ses" :: every]:
-        # Shown where one fails.
+        # Shown if one fails.
         print(name)
         if content:
             found, _ = agree(sandbox, free, content, TO, "hidden@external.com", sender="")
@@ -426,7 +427,7 @@ def test_a_damaged_state(sandbox: Sandbox, home: RelayHome, state: bytes) -> Non
 
 @pytest.mark.parametrize("name", [WINDOW, f"{WINDOW}.new"])
 def test_a_state_that_cannot_be_written(sandbox: Sandbox, home: RelayHome, name: str) -> None:
-    """Root's file, which the account cannot replace in a sticky directory."""
+    """The file is root's, and the account cannot replace it in a sticky directory."""
     home.path.chmod(0o1770)
     os.chown(home.path, 0, home.account.pw_gid)
     (home.path / name).write_text("{}")
@@ -473,7 +474,7 @@ def test_a_home_of_roots_without_secrets(home: RelayHome) -> None:
     assert (found.says["code"], found.says["window"]) == ("4.3.5", None)
     assert found.says["text"].startswith(f"Secrets file not found: {home.path}/{SECRETS}; ")
     assert found.says["way"]["calls"] == 1
-    # The account can lead root elsewhere.
+    # The account could lead root elsewhere.
     (home.path / "relay-config.json").unlink()
     (home.path / "relay-config.json").symlink_to("/etc/shadow")
     done = by_hand(home, "--explain", SENDER, TO, message=mail())
@@ -523,7 +524,7 @@ def test_a_sender_of_that_name_is_a_message(sandbox: Sandbox, home: RelayHome) -
     assert pipe(home, mail(), TO, sender="--explain").verdict == "sent"
     assert [one.to for one in sandbox.accepted if ADMIN not in one.to] == [[TO]]
     sandbox.reset()
-    # An entry of master.cf that lacks something must not bounce.
+    # An incomplete entry in master.cf must not cause bounces.
     for client in (TO, "--show"):
         assert pipe(home, mail(), TO, sender="--explain", client=client).verdict in ("deferred", "sent")
 

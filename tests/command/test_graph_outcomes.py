@@ -24,16 +24,16 @@ TRANSIENT = {
 }
 # The guide's table, which DEFER_ON_CREDENTIAL_FAILURE turns into deferrals; 413 is about the message.
 PERMANENT = {400: "5.6.0", 403: "5.7.1", 404: "5.1.8", 413: "5.3.4"}
-# An answer that the guide does not mention is not a verdict.
+# An answer that the guide does not mention is no verdict.
 UNKNOWN = [402, 405, 406, 411, 415, 422, 451]
-# Systems in front of the provider answer with pages.
+# Systems in front of the provider answer with HTML pages.
 PAGE = b"<html><head><title>Blocked</title></head><body>Ask your administrator.</body></html>"
-# Graph accepts only with 202.
+# Graph reports acceptance only with 202.
 NO_SUCCESS = [200, 201, 204, 299, 302, 304, 307]
 
 
 def expect(delivery: Delivery, dsn: str, *texts: str) -> None:
-    """The verdict that goes with a code, and the code, not a provider's text, in front."""
+    """Assert the verdict that goes with a code, and that the code, not a provider's text, comes first."""
     verdict = ("deferred", 75) if dsn.startswith("4.") else ("bounced", 1)
     assert (delivery.verdict, delivery.status, delivery.dsn) == (*verdict, dsn)
     for text in texts:
@@ -42,7 +42,7 @@ def expect(delivery: Delivery, dsn: str, *texts: str) -> None:
 
 
 def alerts(sandbox: Sandbox) -> list[str]:
-    """The subjects of what the admin got."""
+    """Return the subjects of the admin's mail."""
     return [message.subject for message in sandbox.accepted if message.to == ["admin@domain.com"]]
 
 
@@ -99,7 +99,7 @@ def test_an_answer_of_something_in_between_is_no_verdict(
 ) -> None:
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=shipped)
     if where == "token" and b"error" in body:
-        # OAuth's own errors are strings.
+        # OAuth's own errors are strings, so this is not one.
         body = b'{"error": {"code": "blocked"}}'
     sandbox.answer(where, Answer(status, {"Content-Type": kind}, body))
     said = (f"HTTP {status}", "something in between, such as a proxy", "check DNS, firewall and HTTPS_PROXY")
@@ -115,17 +115,17 @@ def test_nothing_but_202_is_success(sandbox: Sandbox, deliver: Deliver, status: 
 
 
 def graph(name: str) -> Answer:
-    """An answer of Graph's, with a different text."""
+    """Return an answer of Graph's, with a different text."""
     return provided(f"graph/{name}", message="What Graph says.")
 
 
 def made_up(status: int, code: str) -> Answer:
-    """An answer that Graph is not known to give."""
+    """Return an answer that Graph is not known to give."""
     return graph_error(status, code, "What Graph says.")
 
 
 def label(value: object) -> str:
-    """The name of a case: its status and code."""
+    """Return the name of a case: its status and code."""
     return f"{value.status} {error_code(value)}" if isinstance(value, Answer) else str(value)
 
 
@@ -331,7 +331,7 @@ def test_wrong_credentials_bounce_and_say_why(
     home.secrets(**changes)
     delivery = deliver(mail(), "to@external.com")
     expect(delivery, "5.7.8", "Failed to obtain Graph token", f"AADSTS{number}")
-    # The alert needs the same credentials; that it fails is logged and changes nothing.
+    # The alert needs the same credentials: its failure is logged and changes nothing.
     assert sandbox.accepted == []
     assert "failure notice not sent" in home.log()
 

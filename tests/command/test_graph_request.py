@@ -1,4 +1,4 @@
-"""What Graph is sent: one request, from the mailbox that From names, to whom the envelope names."""
+"""The request to Graph: one, from the mailbox in From, to the envelope's recipients."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_nothing_of_the_environment_is_used(sandbox: Sandbox, home: RelayHome, d
 
 
 def sized(sandbox: Sandbox, deliver: Deliver, size: int) -> bytes:
-    """A message that reaches Graph with this size."""
+    """Return a message that has this size when it reaches Graph."""
     deliver(mail(b""), "to@external.com", sender="MAILER-DAEMON")
     smallest = len(sandbox.accepted[0].raw)
     sandbox.reset()

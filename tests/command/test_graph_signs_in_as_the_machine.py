@@ -35,14 +35,14 @@ def service(request: pytest.FixtureRequest, sandbox: Sandbox, home: RelayHome) -
 
 @pytest.fixture
 def machine(sandbox: Sandbox, home: RelayHome) -> Iterator[Metadata]:
-    """A virtual machine's."""
+    """A virtual machine's metadata service."""
     with Metadata(sandbox, "vm") as found:
         found.use(home)
         yield found
 
 
 def reset_pause(home: RelayHome) -> None:
-    """Let the pause that a fault asks for be over."""
+    """End the pause that a fault asks for."""
     with lock_held(home):
         state = read(home, ".rate-limit-state")
         state.pop("paused_until", None)
@@ -205,7 +205,7 @@ def test_a_service_that_answers_byte_by_byte_is_not_waited_for(
     delivery = deliver(mail(), "to@external.com")
     assert time.monotonic() - began < 20
     assert delivery[:3] == ("deferred", "4.3.2", 75)
-    # Nor by the next message.
+    # The next message does not ask again.
     assert deliver(mail(), "to@external.com").verdict == "deferred"
     assert len(machine.requests) == 1
 

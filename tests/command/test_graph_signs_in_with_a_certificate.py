@@ -1,4 +1,4 @@
-"""Graph without a secret: an assertion that a certificate's key has signed."""
+"""Graph without a secret: an assertion signed with a certificate's key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sandbox import Sandbox
 
 @pytest.fixture
 def made(sandbox: Sandbox, home: RelayHome) -> Pair:
-    """A certificate that is registered, and in use."""
+    """A registered certificate in use."""
     found = pair()
     sandbox.certificates = [found.der]
     use_certificate(home, found)
@@ -32,7 +32,7 @@ def made(sandbox: Sandbox, home: RelayHome) -> Pair:
 
 
 def asked(sandbox: Sandbox) -> list[dict[str, str]]:
-    """The forms of the requests for a token."""
+    """Return the forms of the requests for a token."""
     bodies = [request.body.decode() for request in sandbox.requests if request.role == "token"]
     return [dict(urllib.parse.parse_qsl(body)) for body in bodies]
 
@@ -253,9 +253,9 @@ def test_its_date_is_told_from_the_certificate(
 ) -> None:
     found = pair(ends=days + 0.01)
     sandbox.certificates = [found.der]
-    # The date that somebody typed does not count.
+    # The date in the configuration does not count.
     use_certificate(home, found, API_EXPIRATION_DATE=in_days(365 if days == 10 else 1))
-    # Also if the token is in the cache and the certificate is not read.
+    # Even if the token is cached and the certificate is not read.
     for _ in range(2):
         assert deliver(mail(), "to@external.com").verdict == "sent"
         (home.path / ".notice-state").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The bearer token for Graph: asked for once, kept, and asked for again when it is due."""
+"""The bearer token for Graph is requested once, cached, and requested again when it is due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CACHE = ".graph-token-cache"
 
 
 def count(sandbox: Sandbox, role: str) -> int:
-    """The number of requests of a role."""
+    """Return the number of requests of a role."""
     return sum(request.role == role for request in sandbox.requests)
 
 

@@ -15,7 +15,7 @@ STAMP = r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d\] "
 
 
 def records(home: RelayHome) -> list[str]:
-    """The lines of the log without their time stamps, which every line has to have."""
+    """Return the lines of the log without their time stamps, which every line must have."""
     lines = home.log().splitlines()
     assert all(re.match(STAMP, line) for line in lines)
     return [re.sub(STAMP, "", line, count=1) for line in lines]
@@ -94,7 +94,7 @@ def test_a_permanent_failure_has_its_traceback(sandbox: Sandbox, home: RelayHome
 
 
 def test_what_the_relay_itself_refuses_has_none(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """This is not an error that somebody has to look into."""
+    """Nobody has to look into this."""
     assert deliver(mail(To=None), "to@external.com").dsn == "5.7.1"
     assert deliver(mail(), "no address").dsn == "5.1.3"
     home.configure(LARGE_MESSAGES="refuse")
@@ -184,7 +184,7 @@ def test_secrets_that_a_provider_echoes_stay_out(
 def test_every_line_of_a_message_has_its_queue_id(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """Several processes write at a time, so that neighbours say nothing."""
+    """Several processes write at the same time, so neighbouring lines may belong to other messages."""
     home.configure(UNKNOWN_KEY=1, RATE_LIMIT_PER_MINUTE=28)
     assert (
         deliver(mail(From=None), "to@external.com", sender="x@y.org", queue_id="4zReplaced").verdict == "sent"
@@ -209,7 +209,7 @@ def test_every_line_of_a_message_has_its_queue_id(
 
 
 def test_delivered_has_the_message_id(home: RelayHome, deliver: Deliver) -> None:
-    """By which Exchange's message trace searches."""
+    """Exchange's message trace searches by it."""
     deliver(mail(Message_ID="<a.b@printer.local>"), "to@external.com")
     assert "DELIVERED: " in home.log()
     assert home.log().splitlines()[-1].endswith(" message_id='<a.b@printer.local>'")

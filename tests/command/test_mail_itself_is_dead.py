@@ -1,6 +1,5 @@
-"""When no mail goes out, the admin is notified in other ways: when that begins, once a day, and when it is
-over.
-"""
+"""When no mail goes out, the admin is notified in other ways: when it begins, once a day, and when it is
+over."""
 
 from __future__ import annotations
 
@@ -44,17 +43,17 @@ UNKNOWN = graph_error(400, "NeverHeardOf", "What?")._replace(times=None)
 
 @pytest.fixture
 def webhook(sandbox: Sandbox) -> Iterator[Webhook]:
-    """A webhook whose certificate is of the sandbox's authority."""
+    """A webhook whose certificate is signed by the sandbox's authority."""
     with Webhook(sandbox.context) as receiver:
         yield receiver
 
 
 @pytest.fixture(autouse=True)
 def watched(home: RelayHome, webhook: Webhook) -> Iterator[RelayHome]:
-    """The home, as shipped, with the webhook; none of its processes is left at the end."""
+    """The home with the shipped settings and the webhook; none of its processes remains at the end."""
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     home.secrets(ADMIN_WEBHOOK_URL=webhook.url)
-    # A machine that stands still for seconds must not look like an absent webhook.
+    # A machine that stalls for seconds must not look like an absent webhook.
     change_constants(home, WEBHOOK_SECONDS=50)
     yield home
     webhook.ending.set()
@@ -71,9 +70,9 @@ def send(deliver: Deliver, mailbox: str = ALERTS, **options: str) -> Delivery:
 
 
 def fail(home: RelayHome, deliver: Deliver, number: int = 1) -> None:
-    """This number of messages that are deferred, and the reports about them."""
+    """Defer this number of messages, and wait for the reports about them."""
     for _ in range(number):
-        # A pause that the provider asked for, or its refusal of a mailbox, is over.
+        # Any pause or refusal of a mailbox is over.
         pass_by(home, 4000)
         assert send(deliver).verdict == "deferred"
         # The reporting process reads the state without its lock, and it is written here in place.
@@ -85,7 +84,7 @@ def to_admin(sandbox: Sandbox) -> list[Accepted]:
 
 
 def again(sandbox: Sandbox) -> None:
-    """Let the provider work again."""
+    """Make the provider work again."""
     sandbox._answers.clear()
 
 
@@ -115,7 +114,7 @@ def test_an_event_is_told_once(
     assert abs(told["since"] - (began - MINUTES * 60)) < 60
     assert (told["attempts"], told["cause"], told["status"]) == (5, "provider fault", "4.3.2")
     assert "HTTP 503 out of" in told["reason"]
-    # A mail cannot report it.
+    # No mail can report it.
     assert sandbox.accepted == []
     status = by_hand(watched, "--status")
     assert status.returncode == 2
@@ -162,7 +161,7 @@ def test_credentials_at_once(
     assert "API_SECRET has expired" in post.json["incident"]["cure"]
     assert ("stays in the queue" if defer else "is returned to its senders") in post.json["text"]
     again(sandbox)
-    # As an admin who renews the secret changes the file.
+    # The file changes, as when an admin renews the secret.
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url, API_EXPIRATION_DATE="2099-01-01")
     assert send(deliver).verdict == "sent"
     settle(watched)
@@ -291,7 +290,7 @@ def test_what_failed_before_a_long_break_is_no_part_of_an_incident(
 def test_a_mailbox_s_mail_that_goes_back_now_and_then(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
 ) -> None:
-    """Nobody tries that again: a long break between two messages is not part of the incident."""
+    """Nobody retries that: a long break between two messages is not part of the incident."""
     watched.configure(DEFER_ON_CREDENTIAL_FAILURE=False)
     sandbox.answer("sendMail", DENIED)
     assert send(deliver).verdict == "bounced"
@@ -403,7 +402,7 @@ def test_a_webhook_of_another_certificate_gets_nothing(
     sandbox: Sandbox, watched: RelayHome, deliver: Deliver, certificate: str
 ) -> None:
     with Sandbox(certificate=certificate) as other, Webhook(other.context) as impostor:  # type: ignore[arg-type]
-        # Its authority is trusted, where the certificate is of it.
+        # Its authority is trusted if it signed the certificate.
         bundle = watched.put("ca.pem", sandbox.ca_file.read_bytes() + other.ca_file.read_bytes(), 0o644)
         watched.configure(DEFER_ON_CREDENTIAL_FAILURE=True, CA_BUNDLE=str(bundle))
         watched.secrets(ADMIN_WEBHOOK_URL=impostor.url)
@@ -423,7 +422,7 @@ def test_several_processes_tell_once(
         assert {done.verdict for done in pool.map(lambda _: send(deliver), range(5))} == {"deferred"}
     webhook.wait_for(1)
     again(sandbox)
-    # It is over while that is being reported: one report after the other.
+    # It ends while it is being reported: the reports follow each other.
     watched.secrets(ADMIN_WEBHOOK_URL=webhook.url, API_EXPIRATION_DATE="2099-01-01")
     with ThreadPoolExecutor(5) as pool:
         assert {done.verdict for done in pool.map(lambda _: send(deliver), range(5))} == {"sent"}
@@ -446,7 +445,7 @@ def test_who_died_while_it_told_is_followed_by_another(
     webhook.hangs = False
     pass_by_incident(watched, AGAIN_SECONDS)
     fail(watched, deliver, 2)
-    # Reported once too often at most.
+    # At most reported once too often.
     assert webhook.events == ["opened", "opened"]
 
 
@@ -492,7 +491,7 @@ def test_it_warns_of_the_credentials_end(
 
 
 def posted(sandbox: Sandbox, home: RelayHome, webhook: Webhook, deliver: Deliver, form: str) -> list[Post]:
-    """The posts about an incident, and about its end."""
+    """Return the posts about an incident and its end."""
     home.secrets(ADMIN_WEBHOOK_URL=webhook.url, ADMIN_WEBHOOK_FORMAT=form)
     open_incident(sandbox, home, deliver)
     again(sandbox)
@@ -508,7 +507,7 @@ def test_json_as_slack_and_mattermost_take_it(
 ) -> None:
     """The message in `text`, Content-Type application/json (docs: api.slack.com/messaging/webhooks,
     developers.mattermost.com/integrate/webhooks/incoming). To Slack "<", ">" and "&" are control characters
-    (docs: api.slack.com/docs/message-formatting), Mattermost mentions "@all" but in a code block."""
+    (docs: api.slack.com/docs/message-formatting); Mattermost mentions "@all" except in a code block."""
     for post in posted(sandbox, watched, webhook, deliver, "json"):
         assert post.headers["content-type"] == "application/json"
         assert post.json.keys() == {"text", "incident"}
@@ -558,7 +557,7 @@ def test_ntfy(sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: D
 
 
 def test_ntfy_s_limit(relay: ModuleType) -> None:
-    """ntfy makes an attachment of more than 4,096 octets."""
+    """ntfy turns more than 4,096 octets into an attachment."""
     report = relay.Bulletin("opened", "T\u00e4st\r\nX: y", ["\U0001f600" * 240] * 20, {})
     body, headers = relay.webhook_call("ntfy", report)
     assert 3990 <= len(body) <= 4096
@@ -573,7 +572,7 @@ def test_the_system_s_log(sandbox: Sandbox, watched: RelayHome) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(place))
         place.chmod(0o666)
-        # A /dev of its own, in which that is the log.
+        # A separate /dev, in which this is the log.
         script = (
             "mount -t tmpfs none /mnt && for name in null zero random urandom; do touch /mnt/$name &&"
             f" mount --bind /dev/$name /mnt/$name; done; ln -s {place} /mnt/log;"
@@ -595,7 +594,7 @@ def test_the_system_s_log(sandbox: Sandbox, watched: RelayHome) -> None:
         with suppress(BlockingIOError):
             while True:
                 records.append(log.recv(8192).decode())
-    # postqueue has written that there is no Postfix here.
+    # postqueue has reported that there is no Postfix here.
     opened, recovered = [record for record in records if "postqueue[" not in record]
     assert re.match(r"<18>.* postfix-api-relay: No mail goes out: the provider refuses the cred", opened)
     assert re.match(
@@ -717,7 +716,7 @@ def test_check_names_the_webhook_and_posts_nothing(
 def test_how_many_messages_wait(
     sandbox: Sandbox, watched: RelayHome, webhook: Webhook, deliver: Deliver
 ) -> None:
-    """As postqueue says, which may fail, or never end."""
+    """As postqueue reports them; it may fail, or never end."""
     place = watched.queue / "bin"
     place.mkdir()
     change_constants(watched, COMMAND_PATH=f"{place}:/usr/bin:/bin")

@@ -16,7 +16,7 @@ TEXTS = {
     "graph": "requests is required for the Graph provider",
     "ses": "boto3 is required for the SES provider",
 }
-# The relay imports the library that boto3 is built on.
+# The relay imports the library underneath boto3.
 PACKAGES = {"graph": "requests", "ses": "botocore"}
 
 
@@ -57,7 +57,8 @@ def test_graph_does_without_boto3(sandbox: Sandbox, home: RelayHome, deliver: De
 
 
 def test_ses_does_without_pyopenssl(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Which botocore imports where it is installed, for a fifth of a delivery's time, and uses nothing of."""
+    """botocore imports it if it is installed, which takes a fifth of a delivery's time, and does not use
+    it."""
     configure(home, "ses")
     python = interpreter(home, "--system-site-packages")
     plant(python, "OpenSSL", "import os; os._exit(1)")

@@ -70,7 +70,7 @@ def watched(sandbox: Sandbox, home: RelayHome) -> Watched:
 
 
 def paths(value: Any, path: str = "") -> set[str]:
-    """The paths to the values in an object, with "*" for a mailbox."""
+    """Return the paths to the values in an object, with "*" for a mailbox."""
     if not isinstance(value, dict):
         return {path}
     assert value, path
@@ -93,7 +93,7 @@ def test_names_of_fields_stay(watched: Watched) -> None:
 
 
 def test_new_names_are_in_the_lists(watched: Watched) -> None:
-    """A name that is not in the lists is not promised to anybody: put it there."""
+    """A name that is not in the lists is not promised to anyone: add it there."""
     families = re.findall("^# TYPE postfix_api_relay_(.*) ", watched.show("prometheus").text, re.MULTILINE)
     known = {re.sub("(_bucket|_sum|_count)?({.*)?$", "", name) for name in METRICS}
     assert set(families) - known == set()

@@ -1,4 +1,4 @@
-"""The model of pipe(8) agrees with its source; the real Postfix is asked the same cases elsewhere."""
+"""The model of pipe(8) agrees with its source; other tests run the same cases on the real Postfix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGE = b"Subject: model\n\nText.\n"
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[RelayHome]:
-    """A home whose command a test replaces; no provider behind it."""
+    """A home whose command a test replaces; it has no provider."""
     source = tmp_path / "command"
     source.write_text("#!/bin/sh\nexit 99\n")
     with RelayHome("https://localhost:1", None, source) as home:
@@ -28,7 +28,7 @@ def stage(tmp_path: Path) -> Iterator[RelayHome]:
 
 
 def play(stage: RelayHome, text: str, message: bytes = MESSAGE, limit: float = TIME_LIMIT) -> Delivery:
-    """Deliver with a script of this text."""
+    """Deliver with this text as the script."""
     script = stage.put("command", text.encode(), 0o755)
     return pipe(stage, message, "to@domain.com", script=script, limit=limit)
 
@@ -89,7 +89,7 @@ def test_a_signal_is_told_from_an_exit(stage: RelayHome) -> None:
 
 
 def test_the_command_sees_what_postfix_shows_it(stage: RelayHome) -> None:
-    # The shell adds PWD and the like to its own environment, not to that of /proc.
+    # The shell adds PWD and others to its own environment, not to that in /proc.
     text = '#!/bin/sh\ntr "\\0" "\\n" </proc/$$/environ | sort\nid -u\nid -G\numask\npwd -P\necho "$@"\n'
     nobody = pwd.getpwnam("nobody")
     assert play(stage, text).text.splitlines() == [

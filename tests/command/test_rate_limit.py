@@ -25,7 +25,7 @@ def state(home: RelayHome) -> dict[str, Any]:
 
 
 def fill(home: RelayHome, count: int, ago: float = 1.0, **more: object) -> None:
-    """A window with this many calls, which ended some seconds ago."""
+    """Fill the window with this many calls that ended some seconds ago."""
     call = [now() - ago, now() - ago, 1]
     home.put(STATE, json.dumps({"calls": [call] * count, **more}).encode())
 
@@ -62,7 +62,7 @@ def test_a_deferral_reads_no_message_imports_no_library_and_connects_to_nobody(
     assert "AF_INET" not in calls
     assert not re.search(r"\bread\(0,", calls)
     modules = set(re.findall(r"/(requests|urllib3|boto3|botocore|http|ssl|email|urllib)/?[^\"/]*\"", calls))
-    # A URL in the secrets is checked with the library's own parser.
+    # A URL in the secrets is checked with Python's own parser.
     assert modules <= {"urllib"}
 
 
@@ -171,7 +171,7 @@ def test_the_quota_is_asked_for_again_after_a_day(
 def test_a_quota_that_cannot_be_had_is_28(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, seconds: float
 ) -> None:
-    """For an hour if it is refused permanently, and for a minute if the refusal is transient."""
+    """For an hour if the refusal is permanent, and for a minute if it is transient."""
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
     fill(home, 27)
     sandbox.answer("quota", answer)
@@ -222,7 +222,7 @@ def test_the_quota_is_that_of_a_key_in_a_region(
 
 
 def test_a_second_request_has_a_place_of_its_own(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """After a 401, which costs a new token."""
+    """After a 401, which requires a new token."""
     sandbox.answer("sendMail", provided("graph/token-refused"))
     assert deliver(mail(), "to@external.com").verdict == "sent"
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "token", "sendMail"]
@@ -237,7 +237,7 @@ def test_a_second_request_without_a_place_is_not_made(
     expect_full(deliver(mail(), "to@external.com"), "1/1")
     assert [request.role for request in sandbox.requests] == ["token", "sendMail", "token"]
     assert len(state(home)["calls"]) == 1
-    # The new token serves the next attempt.
+    # The next attempt uses the new token.
     fill(home, 0)
     assert deliver(mail(), "to@external.com").verdict == "sent"
     assert [request.role for request in sandbox.requests].count("token") == 2

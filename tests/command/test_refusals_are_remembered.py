@@ -28,25 +28,24 @@ DENIED = provided("graph/access-denied")
 
 @pytest.fixture
 def shipped(home: RelayHome) -> Iterator[RelayHome]:
-    """The home, which keeps mail that is refused for the account, and notifies nobody, because it has no
-    other mailbox.
-    """
+    """The home, which keeps mail that is refused for the account; it notifies nobody, having no other
+    mailbox."""
     home.configure(DEFER_ON_CREDENTIAL_FAILURE=True)
     yield home
 
 
 def send(deliver: Deliver, mailbox: str = ALERTS, **options: Any) -> Delivery:
-    """A message of this mailbox."""
+    """Send a message from this mailbox."""
     return deliver(mail(From=mailbox), "to@external.com", sender=mailbox, **options)
 
 
 def calls(sandbox: Sandbox) -> int:
-    """The number of messages that were offered to the provider."""
+    """Return the number of messages that were offered to the provider."""
     return [request.role for request in sandbox.requests].count("sendMail")
 
 
 def rest_of(home: RelayHome, key: str = ALERTS) -> float:
-    """The number of seconds for which it is still left alone."""
+    """Return the number of seconds for which it is still left alone."""
     until: float = read(home, WINDOW)["refused"]["by"][key][0]
     return until - clock()
 
@@ -62,7 +61,7 @@ def test_a_refused_mailbox_makes_no_call_and_takes_no_place(
     for number in range(3):
         later = send(deliver, queue_id=f"later{number}")
         assert later[:3] == ("deferred", dsn, 75)
-        # The reason stays readable, and the time of the next attempt.
+        # The reason is still given, and the time of the next attempt.
         assert first.text.split(";")[0] in later.text
         assert "; asked again at " in later.text
     assert calls(sandbox) == made
@@ -225,7 +224,7 @@ def test_ses_remembers_a_paused_account(sandbox: Sandbox, shipped: RelayHome, de
 def test_a_recipient_that_is_not_verified_stops_no_other_mail(
     sandbox: Sandbox, shipped: RelayHome, deliver: Deliver
 ) -> None:
-    """SES's own sandbox sends to verified recipients only."""
+    """In its sandbox mode SES sends to verified recipients only."""
     use_ses(shipped)
     shipped.configure(RATE_LIMIT_PER_MINUTE=28, DEFER_ON_CREDENTIAL_FAILURE=True)
     sandbox.answer("ses", provided("ses/not-verified", addresses="to@external.com"))

@@ -29,7 +29,7 @@ NAS, ADDRESS, RECIPIENT = "nas@domain.com", "192.168.1.30", "admin@domain.com"
 MINUTE, HOUR, DAY, WEEK = 60.0, 3600.0, 86400.0, 604800.0
 DIGITS = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 UTC = "+00:00"
-# Runs a command, and prints its peak memory in kB.
+# Run a command and print its peak memory in kB.
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -46,12 +46,12 @@ def base52(number: int, width: int) -> str:
 
 
 def long_id(when: float, inode: str = "Lxpc") -> str:
-    """The queue id of a message that Postfix took at this time."""
+    """Return the queue id of a message that Postfix accepted at this time."""
     return f"{base52(int(when), 6)}{base52(int(when % 1 * 1_000_000), 4)}z{inode}"
 
 
 def line(when: float, text: str, zone: str = UTC) -> str:
-    """A line of the log, as the deliveries below have written it."""
+    """Return a line of the log as the deliveries below have written it."""
     hours, minutes = int(zone[:3]), int(zone[0] + zone[4:])
     local = time.gmtime(when + hours * 3600 + minutes * 60)
     return f"[{time.strftime('%Y-%m-%dT%H:%M:%S', local)}{zone}] {text}\n"
@@ -76,12 +76,12 @@ def deferred(when: float, queue_id: str, why: str = "4.3.2 Graph sendMail failed
 
 
 def message(when: float, sender: str = NAS, client: str = ADDRESS, took: float = 0) -> str:
-    """The lines of a message that came at this time and was accepted after so many seconds."""
+    """Return the lines of a message that arrived at this time and was accepted after `took` seconds."""
     return processing(when, sender, client) + delivered(when + took, long_id(when))
 
 
 def put(home: RelayHome, *lines: str, name: str = LOG, mode: int = 0o644, age: float = 0) -> Path:
-    """Write a log; the age in seconds is how long ago the last line came."""
+    """Write a log whose last line is `age` seconds old."""
     data = "".join(lines).encode()
     if name.endswith((".gz", ".xz", ".bz2")):
         module: Any = {"gz": gzip, "xz": lzma, "bz2": bz2}[name.rpartition(".")[2]]
@@ -92,7 +92,7 @@ def put(home: RelayHome, *lines: str, name: str = LOG, mode: int = 0o644, age: f
 
 
 def text_of(home: RelayHome, *options: object, user: str = "root") -> str:
-    """Its output; it changes nothing."""
+    """Return its output, and check that it changes nothing."""
     before = tree(home.path)
     done = by_hand(home, "--report", *options, user=user)
     assert (done.returncode, done.stderr) == (0, "")
@@ -299,7 +299,7 @@ def test_causes_that_differ_in_figures_are_one(home: RelayHome) -> None:
 def every(
     gap: float, first: float, last: float, client: str = ADDRESS, at_once: int = 1, sender: str = NAS
 ) -> list[str]:
-    """Messages at a regular gap, between two times, in seconds ago."""
+    """Return messages at a regular gap, between two times, in seconds ago."""
     now, ages = time.time(), list[float]()
     while first >= last:
         ages += [first - n for n in range(at_once)]
@@ -311,7 +311,7 @@ def office_hours(end: float) -> list[str]:
     """Every ten minutes from 8 to 18 on working days of four weeks, up to this number of seconds ago."""
     now = time.time()
     midnight = now - now % DAY
-    # The days are counted back from yesterday evening, as if that were a Friday's before a weekend.
+    # Days count back from yesterday evening, as if that were the Friday before a weekend.
     times = [
         midnight - day * DAY + 8 * HOUR + n * 10 * MINUTE
         for day in range(3, 31)
@@ -374,7 +374,7 @@ def test_another_client_with_the_same_sender_does_not_hide_it(home: RelayHome) -
     others = every(DAY, 15 * DAY, 0, "192.168.1.31")
     [row] = silent(home, every(DAY, 15 * DAY, 5 * DAY) + others)
     assert row["client"] == ADDRESS
-    # Neither does one that comes when it has been missed for long.
+    # Nor does one that appears long after the device fell silent.
     [row] = silent(home, every(DAY, 25 * DAY, 15 * DAY) + every(DAY, 4 * DAY, 0, "192.168.1.31"))
     assert row["client"] == ADDRESS
 
@@ -552,7 +552,7 @@ def test_a_report_that_cannot_be_made(home: RelayHome, arguments: list[str], sai
 
 
 def test_a_long_log_takes_little_memory(home: RelayHome) -> None:
-    """Messages that ended before the period are forgotten."""
+    """It forgets messages that ended before the period."""
     now = time.time()
     old = [message(now - 20 * DAY + n) for n in range(100_000)]
     measured = []
@@ -566,7 +566,7 @@ def test_a_long_log_takes_little_memory(home: RelayHome) -> None:
 
 
 def test_a_log_without_an_end_is_given_up(home: RelayHome) -> None:
-    """The account can make one of any size: the report covers what was read until then."""
+    """The account can create one of any size: the report covers what was read until then."""
     change_constants(home, LOG_READ_SECONDS=1)
     put(home, message(time.time() - MINUTE), name=f"{LOG}.1", age=HOUR)
     os.truncate(put(home, ""), 1 << 42)
@@ -576,7 +576,7 @@ def test_a_log_without_an_end_is_given_up(home: RelayHome) -> None:
 
 
 def test_a_log_larger_than_the_memory_is_given_up(home: RelayHome) -> None:
-    """A line that the account has written, and that takes more to read than a delivery may use."""
+    """The account has written a line that needs more memory to read than a delivery may use."""
     when = time.time() - MINUTE
     put(home, message(when), name=f"{LOG}.1", age=HOUR)
     put(home, delivered(when, "x").replace("'Test'", "'" + r"\\" * 2_000_000))

@@ -1,4 +1,4 @@
-"""The sandbox itself: a test of the relay is worth only as much as the checks of its provider."""
+"""The sandbox itself: a test of the relay is only as good as its provider's checks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 MAIL = b"From: alerts@domain.com\r\nTo: to@domain.com\r\nSubject: =?utf-8?q?caf=C3=A9?=\r\n\r\nText.\r\n"
 LIMIT = 60.0
-# If the read should time out, the steps before it must not; and the other way round.
+# If the read is to time out, the steps before it must not, and vice versa.
 SHORT_READ = (LIMIT, 0.3)
 SHORT_CONNECT = (0.3, LIMIT)
 MIB = 1024 * 1024
@@ -60,14 +60,14 @@ LARGE = Part("scan.pdf", "application/pdf", "", False, noise(3 * MIB + 100))
 
 
 class Served(NamedTuple):
-    """A provider in another process."""
+    """A provider in a separate process."""
 
     url: str
     ca_file: Path
 
 
 def ask_token(sandbox: Sandbox | Served, tenant: str = "tenant-id", **changes: str) -> requests.Response:
-    """Ask for a token as the relay should, except for the changes."""
+    """Ask for a token as the relay should, with these changes."""
     form = {
         "grant_type": "client_credentials",
         "scope": f"{sandbox.url}/.default",
@@ -86,7 +86,7 @@ def send(
     body: bytes | None = None,
     **headers: str,
 ) -> requests.Response:
-    """Send a message as the relay should, with a token that a Sandbox knows, except for the changes."""
+    """Send a message as the relay should, with a token that the sandbox knows, and these changes."""
     if isinstance(sandbox, Sandbox):
         sandbox.tokens.add("known")
     usual = {"Authorization": "Bearer known", "Content-Type": "text/plain"}
@@ -100,7 +100,7 @@ def send(
 
 
 def client_settings(sandbox: Sandbox, secret: str, key: str) -> dict[str, Any]:
-    """The arguments of boto3.client for the sandbox."""
+    """Return the arguments of boto3.client for the sandbox."""
     return {
         "region_name": "eu-west-1",
         "endpoint_url": sandbox.url,
@@ -112,23 +112,23 @@ def client_settings(sandbox: Sandbox, secret: str, key: str) -> dict[str, Any]:
 
 
 def sesv2(sandbox: Sandbox, secret: str = "client-secret", key: str = "client-id") -> SESV2Client:
-    """A client of SES's second interface."""
+    """Return a client of SES's second interface."""
     return boto3.client("sesv2", **client_settings(sandbox, secret, key))
 
 
 def ses(sandbox: Sandbox, secret: str = "client-secret", key: str = "client-id") -> SESClient:
-    """A client of SES's first interface."""
+    """Return a client of SES's first interface."""
     return boto3.client("ses", **client_settings(sandbox, secret, key))
 
 
 def code(response: requests.Response) -> tuple[int, str]:
-    """Status and error code of an answer of Graph or Entra."""
+    """Return status and error code of an answer of Graph or Entra."""
     error = response.json()["error"]
     return response.status_code, error if isinstance(error, str) else error["code"]
 
 
 def refusal(error: pytest.ExceptionInfo[ClientError]) -> tuple[int, str]:
-    """Status and error code of an answer of SES."""
+    """Return status and error code of an answer of SES."""
     response = error.value.response
     return response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Code"]
 
@@ -207,12 +207,12 @@ def test_graph_takes_a_request_of_exactly_its_limit(sandbox: Sandbox) -> None:
 
 @pytest.fixture
 def client(sandbox: Sandbox) -> GraphClient:
-    """A client of Graph that does everything right."""
+    """A client of Graph without a fault."""
     return GraphClient(sandbox)
 
 
 def outcome(response: requests.Response) -> tuple[int, str]:
-    """Status and error code of an answer; the code is empty if there is none."""
+    """Return status and error code of an answer; the code is empty if there is none."""
     return code(response) if response.status_code >= 400 else (response.status_code, "")
 
 
@@ -251,7 +251,7 @@ def test_a_draft_becomes_the_message_that_was_meant(sandbox: Sandbox, client: Gr
     for name in ("message-id", "x-copier"):
         assert received.headers[name] == original.headers[name]
     assert received._replace(bcc=[], headers=original.headers) == original
-    # As MIME it is the same once more.
+    # As MIME it is the same again.
     assert received_of(accepted.raw).attachments == original.attachments
     assert received_of(accepted.raw)[:5] == received[:5]
 
@@ -277,7 +277,7 @@ def test_a_step_answers_as_documented(sandbox: Sandbox, client: GraphClient) -> 
     looked = client.look(draft["id"]).json()
     [attached] = looked["attachments"]
     assert f"/Attachments('{attached['id']}')" in last.headers["Location"]
-    # Not the size of the file: what the store adds is counted.
+    # This is not the size of the file: what the store adds counts as well.
     assert (attached["name"], attached["isInline"]) == ("scan.pdf", False)
     assert attached["size"] > size
     assert (client.delete(draft["id"]).status_code, client.delete(draft["id"]).status_code) == (204, 404)
@@ -537,7 +537,7 @@ def test_a_mailbox_has_a_limit_of_its_own(sandbox: Sandbox, client: GraphClient)
     draft = client.new_draft()
     assert client.attach(draft, json_file(TEXT._replace(data=bytes(2000)))).status_code == 201
     url = client.session(draft, json_item(LARGE)).json()["uploadUrl"]
-    # It turns out to be too large only in the middle.
+    # Only the second range shows that it is too large.
     assert client.put(url, bytes(2 * MIB), 0, SIZE).status_code == 200
     over = client.put(url, bytes(SIZE - 2 * MIB), 2 * MIB, SIZE)
     assert outcome(over) == (413, "ErrorMessageSizeExceeded")
@@ -593,7 +593,7 @@ def test_a_recipient_that_does_not_exist_refuses_the_whole(sandbox: Sandbox) -> 
 def test_mail_can_be_sent_at_once_in_json(
     sandbox: Sandbox, client: GraphClient, content: dict[str, Any], status: int
 ) -> None:
-    # No id comes back, so none is asked for.
+    # No id is returned, so none is asked for.
     assert client.ask("POST", "sendMail", {"Prefer": None}, json=content).status_code == status
     assert len(sandbox.accepted) == (status == 202)
 
@@ -649,7 +649,7 @@ STEPS: list[Role] = ["draft", "find", "look", "attach", "session", "range", "sen
 
 
 def take(client: GraphClient, step: Role, draft: str, url: str) -> requests.Response:
-    """Take a step, by its name."""
+    """Take the step with this name."""
     if step == "range":
         return client.put(url, LARGE.data[:MIB], 0, SIZE)
     return {
@@ -665,7 +665,7 @@ def take(client: GraphClient, step: Role, draft: str, url: str) -> requests.Resp
 
 
 def done(sandbox: Sandbox) -> tuple[int, int, int, int, int]:
-    """The work done, in numbers: messages, drafts, their files, bytes of a file, and sent messages."""
+    """Return the work done, in numbers: messages, drafts, their files, bytes of a file, and sent messages."""
     files = sum(len(draft.files) for draft in sandbox.messages.values())
     there = sum(upload.there for upload in sandbox.sessions.values())
     return len(sandbox.messages), len(sandbox.sessions), files, there, len(sandbox.accepted)
@@ -683,7 +683,7 @@ def test_every_step_can_fail(sandbox: Sandbox, client: GraphClient, step: Role) 
         take(client, step, draft, url)
     assert take(client, step, draft, url).status_code == 504
     assert done(sandbox) == before
-    # And it can succeed without an answer that says so.
+    # It can also succeed without an answer that says so.
     sandbox.answer(step, Answer(action="accept-then-reset"))
     with pytest.raises(requests.ConnectionError):
         take(client, step, draft, url)
@@ -945,7 +945,7 @@ def test_resets(sandbox: Sandbox, action: Action, accepted: int, received: int) 
 
 
 def test_a_reset_is_one_on_the_wire() -> None:
-    # In the clear, because TLS libraries report a reset as an end of the stream.
+    # Unencrypted, because TLS libraries report a reset as an end of the stream.
     with Sandbox(certificate="none") as sandbox:
         sandbox.answer("other", Answer(action="reset-after-read"))
         with pytest.raises(requests.ConnectionError, match="reset by peer"):
@@ -973,7 +973,7 @@ def test_delay_and_drip(sandbox: Sandbox) -> None:
 
 def test_a_truncated_answer(sandbox: Sandbox) -> None:
     sandbox.answer("other", Answer(200, body=b"0123456789", action="truncate"))
-    # Not requests: with an older urllib3 it takes a part of the answer for the whole.
+    # Not requests: with an older urllib3 it accepts a partial answer.
     context = ssl.create_default_context(cafile=str(sandbox.ca_file))
     address = urllib.parse.urlsplit(sandbox.url).netloc
     with contextlib.closing(http.client.HTTPSConnection(address, timeout=LIMIT, context=context)) as client:

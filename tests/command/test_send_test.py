@@ -21,13 +21,13 @@ RECIPIENT = "me@external.com"
 
 @pytest.fixture
 def sound(home: RelayHome) -> RelayHome:
-    """The home, with a site's own settings."""
+    """The home with one site's settings."""
     make_sound(home)
     return home
 
 
 def send_test(home: RelayHome, user: str = "root", to: str = RECIPIENT) -> tuple[int, list[str]]:
-    """Exit status and lines; nothing is printed besides, and all files are the service's afterwards."""
+    """Return exit status and lines; nothing else is printed, and all files are the service's afterwards."""
     done = by_hand(home, "--send-test", to, user=user)
     assert done.stderr == ""
     assert "client-secret" not in done.stdout + home.log()
@@ -51,7 +51,7 @@ def test_an_accepted_message(sandbox: Sandbox, sound: RelayHome, user: str, prov
     assert message.message["To"] == RECIPIENT
     assert re.fullmatch(r"<[^@>]+@example\.org>", message.message["Message-ID"])
     assert message.message["Date"]
-    # It is a delivery like any other.
+    # It is an ordinary delivery.
     assert f"DELIVERED: from='relay@example.org' to=['{RECIPIENT}']" in sound.log()
     state = read(sound, WINDOW)
     assert (len(state["calls"]), state["counters"]["delivered"]) == (1, 1)
@@ -63,7 +63,7 @@ def test_a_refused_message(sandbox: Sandbox, sound: RelayHome) -> None:
     expected = f"FAIL  {text}; check what the app or key may send as"
     assert send_test(sound) == (1, [expected])
     assert f"BOUNCED: {text}" in sound.log()
-    # Nobody has to be told who sees it.
+    # There is no need to say who sees it.
     assert [seen.role for seen in sandbox.requests] == ["token", "sendMail"]
     # No mail is lost: it is not counted, and --status is not alarmed.
     assert not {"counters", "last_error", "trouble"} & read(sound, WINDOW).keys()
@@ -223,7 +223,7 @@ def test_a_slip_is_told_of_in_one_line_and_counts_for_nothing(
 @pytest.mark.parametrize("word", ["--chek", "check", "-check", "--send-test", "--send-test=a@b.org"])
 @pytest.mark.parametrize("arguments", [["4ZxTestQid"], ["a@b.org", ""]])
 def test_what_postfix_starts_is_never_a_slip(home: RelayHome, word: str, arguments: list[str]) -> None:
-    """A sender may have this name, and an option's exit status would bounce the mail."""
+    """A sender may have this name, and the exit status for a wrong option would bounce the mail."""
     assert run(home, [str(home.script), word, *arguments], mail())[:3] == ("deferred", "4.3.5", 75)
 
 
@@ -235,7 +235,8 @@ def test_a_message_by_hand_may_have_a_sender_like_a_slip(sandbox: Sandbox, home:
 
 
 def test_on_a_terminal_an_error_is_a_line_of_its_own(home: RelayHome) -> None:
-    """Postfix takes it without a line end, and a shell's prompt would follow on the same line."""
+    """Postfix gets it without a line end, but on a terminal the shell's prompt would follow on the same
+    line."""
     terminal, end = os.openpty()
     subprocess.run([home.script, "-c"], stderr=end, timeout=60)
     os.close(end)
@@ -268,7 +269,7 @@ def test_help_names_the_commands(home: RelayHome, option: str) -> None:
 
 
 def test_a_relative_home(sandbox: Sandbox, sound: RelayHome) -> None:
-    """For Postfix a home has to be absolute; an admin may be there already."""
+    """Postfix needs an absolute home, but an admin may already be in the directory."""
     done = subprocess.run(
         [sound.script, "--send-test", RECIPIENT, "--home", "home"],
         cwd=sound.path.parent,

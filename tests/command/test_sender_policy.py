@@ -1,4 +1,4 @@
-"""The sender that a message goes out from, and the notices to the admin."""
+"""The sender that a message is sent from, and the notices to the admin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRANGER = "unknown-device@local"
 
 
 def notices(sandbox: Sandbox) -> list[Accepted]:
-    """The admin's mail among what the provider accepted."""
+    """Return the admin's mail among what the provider accepted."""
     return [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
 
 
@@ -150,7 +150,7 @@ def test_a_trusted_device_needs_address_and_domain(
 
 
 def test_what_a_header_claims_is_not_the_sender(sandbox: Sandbox, deliver: Deliver) -> None:
-    """An approved envelope sender does not let a forged From out."""
+    """An approved envelope sender does not let a forged From through."""
     deliver(mail(From="Boss <ceo@domain.com>", Sender="ceo@domain.com"), "to@external.com")
     message, notice = sandbox.accepted
     assert "ceo@domain.com" in notice.subject
@@ -171,7 +171,7 @@ def test_a_hostile_sender_cannot_shape_the_notice(sandbox: Sandbox, deliver: Del
 def test_an_approved_from_of_another_envelope_is_no_override(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """Graph has no envelope: nothing is done to the message."""
+    """Graph has no envelope: the message is unchanged."""
     message = mail(From="network@domain.com")
     assert deliver(message, "to@external.com", sender="www-data@web.local").verdict == "sent"
     (accepted,) = sandbox.accepted

@@ -12,7 +12,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from sandbox import Answer, Sandbox, ses_error
 
-# By the names of their files, or the status and code of one that SES is not known to give.
+# Names of files, or the status and code of an answer that SES is not known to give.
 Case = Union[str, tuple[int, str]]
 DEFERS: list[Case] = [
     "throttling",
@@ -70,12 +70,12 @@ BOUNCES: list[tuple[Case, str]] = [
 
 
 def answered(case: Case, text: str) -> Answer:
-    """An answer of SES's, in these words."""
+    """Return an answer of SES's with this text."""
     return provided(f"ses/{case}", message=text) if isinstance(case, str) else ses_error(*case, text)
 
 
 def label(value: object) -> str:
-    """The name of a case."""
+    """Return the name of a case."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -90,7 +90,7 @@ def test_an_error_that_passes(sandbox: Sandbox, ses: RelayHome, deliver: Deliver
     assert delivery.text.startswith(f"{delivery.dsn} {said}")
     assert said in ses.log().splitlines()[-1]
     assert "Traceback" not in ses.log()
-    # Neither a second attempt by the library nor an alert.
+    # The library makes no second attempt, and there is no alert.
     assert [request.role for request in sandbox.requests] == ["ses"]
 
 

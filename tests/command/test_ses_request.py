@@ -1,4 +1,4 @@
-"""The request that Amazon SES gets: one, with the envelope as Destination and the header as written."""
+"""The request to Amazon SES: one, with the envelope as Destination and the header as written."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_where_requests_go(relay: ModuleType, region: str, url: str) -> None:
 
 
 def test_the_environment_brings_in_no_authority(sandbox: Sandbox, ses: RelayHome, deliver: Deliver) -> None:
-    """In a directory OpenSSL finds a certificate by a name that is derived from its subject."""
+    """In a directory, OpenSSL finds a certificate by a name derived from its subject."""
     ses.configure(RATE_LIMIT_PER_MINUTE=28, CA_BUNDLE=None)
     name = run("openssl", "x509", "-in", str(sandbox.ca_file), "-noout", "-subject_hash").strip()
     ses.put(f"{name}.0", sandbox.ca_file.read_bytes(), 0o644)

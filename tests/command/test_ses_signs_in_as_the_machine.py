@@ -1,4 +1,4 @@
-"""Without a key on disk: the relay asks the machine that it runs on, and keeps its answer for a while."""
+"""Without a key on disk: the relay asks the machine that it runs on, and caches its answer."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def instance(metadata: AwsMetadata, home: RelayHome) -> RelayHome:
 
 
 def put_script(home: RelayHome, text: str) -> Path:
-    """A program that gives keys."""
+    """Write a program that prints keys."""
     return home.put("keys.sh", f"#!/bin/sh\n{text}\n".encode(), 0o755)
 
 
 def use_process(home: RelayHome, script: str) -> None:
-    """Let the relay sign in with the keys that a program prints."""
+    """Make the relay sign in with the keys that a program prints."""
     program = put_script(home, script)
     config = home.put(
         "aws-config",
@@ -83,7 +83,7 @@ def printing(keys: SessionKeys, **changes: object) -> str:
 
 
 def age(home: RelayHome, **seconds: float) -> None:
-    """Let the cached keys expire, or be due for renewal, this number of seconds from now."""
+    """Make the cached keys expire, or be due for renewal, this number of seconds from now."""
     cache = read(home, KEYS)
     now = time.time()
     if "ends" in seconds:
@@ -94,7 +94,7 @@ def age(home: RelayHome, **seconds: float) -> None:
 
 
 def expect_none(delivery: object, *words: str) -> None:
-    """The mail waits, and the one line says that there are no keys, and why."""
+    """Assert that the mail waits, and that the one line says that there are no keys, and why."""
     assert waits(delivery), delivery  # type: ignore[arg-type]
     text: str = delivery.text  # type: ignore[attr-defined]
     assert text.startswith("4.7.0 this machine has no keys for SES: ")
@@ -147,7 +147,7 @@ def test_a_program_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
 def test_a_program_may_reserve_more_room_than_a_message_may_fill(
     sandbox: Sandbox, home: RelayHome, quota: bool
 ) -> None:
-    # As each program in Go does when it starts, that of IAM Roles Anywhere as well.
+    # As every Go program does when it starts, including IAM Roles Anywhere's.
     reserve = "import mmap; mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)"
     use_process(home, f"{sys.executable} -c '{reserve}' || exit 1\n{printing(sandbox.issue_keys(3600))}")
     home.configure(RATE_LIMIT_PER_MINUTE=None if quota else 28)
@@ -160,7 +160,7 @@ def test_a_shared_file_gives_keys(sandbox: Sandbox, home: RelayHome) -> None:
     use_machine(home, AWS_PROFILE="relay", AWS_SHARED_CREDENTIALS_FILE=str(file))
     assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     assert "x-amz-security-token" not in sandbox.requests[0].headers
-    # Keys without an expiry date are asked for again within the hour.
+    # Keys without an expiry date are requested again within an hour.
     assert read(home, KEYS)["ends"] <= time.time() + 3600
 
 
@@ -191,7 +191,7 @@ def test_without_keys_the_next_message_does_not_ask_again_at_once(
 
 
 def test_keys_that_are_away_for_a_moment_are_no_incident(metadata: AwsMetadata, instance: RelayHome) -> None:
-    """As when the machine boots: unlike keys that the provider refuses, they may come by themselves."""
+    """As when the machine boots: unlike refused keys, they may become available without a fix."""
     metadata.role = ""
     pipe(instance, mail(), RECIPIENT)
     assert "INCIDENT: " not in instance.log()
@@ -279,7 +279,7 @@ def test_keys_without_a_good_end_are_none(
         metadata.use_instance(home)
     delivery = pipe(home, mail(), RECIPIENT)
     if (service, ending) == ("instance", "past"):
-        # The SDK takes it for a fault of the service: SES has to decide.
+        # The SDK treats it as a fault of the service: SES has to decide.
         assert delivery.verdict == "sent"
     else:
         expect_none(delivery)
@@ -343,7 +343,7 @@ def test_a_program_that_hangs_is_ended_in_time(home: RelayHome) -> None:
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_looks_for_keys_does_not_outlive_a_delivery_that_is_killed(home: RelayHome, ends: bool) -> None:
     change_constants(home, CHAIN_SECONDS=5)
-    # One that hangs, and one that has an answer when nobody needs it any longer.
+    # One that hangs, and one that answers when nobody needs it any longer.
     use_process(home, "sleep 2; exit 1" if ends else "sleep 4711.75; true")
     command = [str(home.script), "--", "alerts@domain.com", "4ZxTestQid", RECIPIENT, ""]
     process = subprocess.Popen(
@@ -354,11 +354,11 @@ def test_what_looks_for_keys_does_not_outlive_a_delivery_that_is_killed(home: Re
     process.stdin.close()
     wait_until(lambda: running(f"{home.path}/keys.sh"), 20)
     process.send_signal(signal.SIGKILL)
-    # Postfix waits for the end of this.
+    # Postfix waits for the end of this output.
     assert process.stdout.read() == b""
     process.wait()
     wait_until(lambda: not processes(home), 20)
-    # It has not continued in place of the delivery.
+    # The child has not continued as if it were the delivery.
     assert [line.split()[1] for line in home.log().splitlines()] == ["PROCESSING:", "SENDER:", "CLASSIFIED:"]
     if not ends:
         assert not running("sleep 4711.75")
@@ -398,7 +398,7 @@ def test_old_keys_do_while_there_are_no_new_ones(
     for _ in range(2):
         assert pipe(instance, mail(), RECIPIENT).verdict == "sent"
     assert len(sandbox.accepted) == 3
-    # The second does not ask again at once.
+    # The second message does not ask again at once.
     assert metadata.steps == ["token", "role"]
     (warning,) = [line for line in instance.log().splitlines() if "WARNING" in line]
     assert "404" in warning and "the old ones are good until" in warning
@@ -414,7 +414,7 @@ def test_keys_in_their_last_minute_are_not_used(metadata: AwsMetadata, instance:
 def test_keys_that_are_short_lived_are_not_asked_for_by_each_message(
     metadata: AwsMetadata, instance: RelayHome
 ) -> None:
-    """The metadata service returns its old keys until five minutes before they expire."""
+    """The metadata service hands out its old keys until five minutes before they expire."""
     metadata.lifetime = 660
     for _ in range(3):
         assert pipe(instance, mail(), RECIPIENT).verdict == "sent"
@@ -474,7 +474,7 @@ def test_a_shared_file_that_changes_is_read_again(sandbox: Sandbox, home: RelayH
     old, new = sandbox.issue_keys(), sandbox.issue_keys()
     for keys in (old, new):
         use_process(home, printing(keys))
-        # The program is not one of the files that are looked at; the config file is.
+        # The program is not among the files that are watched; the config file is.
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
     tokens = [request.headers["x-amz-security-token"] for request in sandbox.requests]
     assert tokens == [old.token, new.token]
@@ -542,7 +542,7 @@ def test_a_role_that_may_not_be_taken_on_defers(sandbox: Sandbox, home: RelayHom
 
 @pytest.fixture
 def checked(metadata: AwsMetadata, chain: Chain) -> Chain:
-    """A chain to SES, from an instance with a role."""
+    """A chain to SES, on an instance with a role."""
     chain.use_ses(**{**AS_THE_MACHINE, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url})
     return chain
 

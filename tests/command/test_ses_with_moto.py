@@ -1,4 +1,4 @@
-"""Amazon SES as moto's server imitates it: botocore against another author's idea of the service."""
+"""Amazon SES as moto's server imitates it: botocore with another author's view of the service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types_boto3_ses import SESClient
 
 REGION = "eu-west-1"
-# The one account that moto assigns to everybody.
+# The only account, which moto assigns to everybody.
 ACCOUNT = "123456789012"
 
 

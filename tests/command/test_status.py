@@ -1,4 +1,4 @@
-"""--status shows at a glance what the relay does, to a person, to Nagios and to Prometheus."""
+"""--status shows at a glance what the relay is doing, to a person, to Nagios and to Prometheus."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_becomes_of_messages_is_counted(sandbox: Sandbox, watched: Watched,
         "bounced": 2,
         "rejected": 1,
         "overridden": 1,
-        # Of the replaced sender, and of the two bounces.
+        # For the replaced sender and the two bounces.
         "notices": 3,
     }
     # All requests to the provider except those for tokens.
@@ -185,7 +185,7 @@ def test_the_worst_comes_first(watched: Watched) -> None:
 
 
 def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:
-    """Anything else that an account that was taken over has put there."""
+    """As is anything else that an account that was taken over has put there."""
     home = watched.home
     for name, content, mode in (
         ("Left-1", b'{"over": true}', 0o600),
@@ -209,7 +209,7 @@ def test_a_draft_that_is_left_is_a_warning(watched: Watched) -> None:
 def test_recipients_of_a_mailbox(watched: Watched, number: int, status: int, share: str) -> None:
     hour = int(time.time() // 3600)
     counted = [[hour - 23, number - 1, "ups@example.org"], [hour, 1, "ups@example.org"]]
-    # No recipients of the day before, and none of SES.
+    # Recipients of the day before do not count, nor do SES's.
     watched.put_state(recipients=[[hour - 30, 9_999, "ups@example.org"], [hour, 9_999, ""], *counted])
     shown, text = watched.show(), f"{number} recipients today as ups@example.org, {share} of 10000"
     assert shown.status == status
@@ -318,7 +318,7 @@ def test_who_has_most_of_the_queue(
 
 
 def test_a_storm_comes_last_of_the_warnings(watched: Watched) -> None:
-    """Nothing follows the command, and a sender cannot make a line of its own."""
+    """Nothing follows the command, and a sender cannot add a line."""
     watched.home.secrets(API_EXPIRATION_DATE=in_days(5))
     watched.queue(*[("deferred", 1000, 'a|b\n"\u202e\\@x.org')] * 25)
     shown, found = watched.show(), watched.json()
@@ -332,7 +332,7 @@ DOWN = "postqueue: warning: Mail system is down -- accessing queue directly (Con
 
 
 def test_a_postfix_that_does_not_run(watched: Watched) -> None:
-    """For root postqueue reads the queue itself, and warns; for others it fails."""
+    """Root's postqueue reads the queue itself, and warns; for others it fails."""
     watched.queue(("deferred", 5), warning=DOWN)
     shown = watched.show()
     assert shown.status == 2
@@ -407,7 +407,7 @@ def test_a_directory_in_place_of_the_configuration(watched: Watched) -> None:
 
 
 def test_files_of_any_size_take_no_more_memory_than_a_delivery(watched: Watched) -> None:
-    """The account can make them, and root looks at them."""
+    """The account can create them, and root reads them."""
     secrets = watched.home.path / "api-secrets.json"
     os.truncate(secrets, 1 << 27)
     assert f" - Secrets file {secrets} is larger than 1 MB | " in watched.show().text
@@ -438,7 +438,7 @@ def test_secrets_with_many_keys_take_no_time(watched: Watched) -> None:
 def test_an_output_that_cannot_be_written(watched: Watched, command: str, output: str) -> None:
     """75 would mean nothing to a monitor, and 1 something else."""
     words = command.replace("=", " ")
-    # The reader, if there is one, has ended before.
+    # The reader, if any, has already ended.
     line = f"exec {output}; wait $!; {watched.home.script} {words}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -588,13 +588,13 @@ def test_a_state_with_odd_content(watched: Watched, name: str) -> None:
 
 
 def renames(home: RelayHome, *, to: str, **changes: Any) -> int:
-    """How often a delivery replaces this file."""
+    """Return how often a delivery replaces this file."""
     traced = trace(home, mail(**changes), RECIPIENT, options=["-e", "trace=rename,renameat,renameat2"])
     return sum(call.text.endswith(f', "{home.path / to}") = 0') for call in traced.calls)
 
 
 def test_counting_takes_no_further_write(sandbox: Sandbox, home: RelayHome) -> None:
-    """A delivery takes its slot, and settles; a deferral settles; nothing else is written."""
+    """A delivery takes its slot and settles, and a deferral only settles: these are the only writes."""
     assert renames(home, to=WINDOW) == 2
     assert read(home, WINDOW)["counters"]["delivered"] == 1
     sandbox.answer("sendMail", Answer(503))
@@ -617,7 +617,7 @@ UNKNOWN = graph_error(400, "NeverHeardOf", "What Graph says.")
 
 
 def send(deliver: Deliver, mailbox: str = UPS) -> str:
-    """Hand over a message of this mailbox, and return its outcome."""
+    """Hand over a message from this mailbox, and return its outcome."""
     return deliver(mail(From=mailbox), RECIPIENT, sender=mailbox).verdict
 
 
@@ -625,7 +625,7 @@ def send(deliver: Deliver, mailbox: str = UPS) -> str:
 def test_refused_credentials_are_critical_at_once(
     sandbox: Sandbox, watched: Watched, deliver: Deliver, defer: bool
 ) -> None:
-    """Whether mail is deferred for them or bounced, and with the key to edit in the first line."""
+    """Mail may be deferred or bounced for them; the first line names the key to edit."""
     watched.home.configure(**SITE, DEFER_ON_CREDENTIAL_FAILURE=defer)
     assert watched.show().status == 0
     sandbox.answer("token", EXPIRED._replace(times=None))
@@ -634,7 +634,7 @@ def test_refused_credentials_are_critical_at_once(
     assert shown.status == 2
     summary = shown.text.splitlines()[0]
     assert " - no mail has gone out since " in summary
-    # One event is told once.
+    # One event is reported once.
     assert "the provider has refused" not in summary
     for part in (
         "4.7.0" if defer else "5.7.8",

@@ -29,12 +29,12 @@ SECRET = "0123456789abcdefSecret"
 
 @pytest.fixture(autouse=True)
 def small(sandbox: Sandbox, home: RelayHome) -> None:
-    """Messages of some kilobytes are large."""
+    """Make messages of a few kilobytes count as large."""
     shrink_drafts(sandbox, home)
 
 
 def until_settled(home: RelayHome, given: bytes, *recipients: str, queue_id: str = "4ZxTestQid") -> Delivery:
-    """The outcome, after a few starts at most."""
+    """Return the outcome, after a few starts at most."""
     for _ in range(4):
         delivery = pipe(home, given, *recipients, queue_id=queue_id)
         if delivery.verdict != "deferred":
@@ -44,7 +44,7 @@ def until_settled(home: RelayHome, given: bytes, *recipients: str, queue_id: str
 
 
 def expect_whole(sandbox: Sandbox, home: RelayHome) -> None:
-    """It has arrived once, with all its parts, and is kept; nothing else is left of it."""
+    """Assert that it has arrived once, with all its parts, and is kept; nothing else remains."""
     (accepted,) = (one for one in sandbox.accepted if one.to == [RECIPIENT])
     assert accepted.saved
     assert accepted.received.attachments == received_of(TWO_FILES).attachments
@@ -68,7 +68,7 @@ def test_pages_for_ranges_send_nothing(sandbox: Sandbox, home: RelayHome, delive
 
 
 def ranges(*expected: object) -> Answer:
-    """The part of a file that Graph says it has."""
+    """Return an answer in which Graph says which ranges it still expects."""
     told = provided("graph/upload-progress")
     return told._replace(body=json.dumps({**json.loads(told.body), "nextExpectedRanges": expected}).encode())
 
@@ -128,7 +128,7 @@ def test_an_upload_url_is_a_secret_in_any_form(
 
 @pytest.mark.parametrize("end", ["sent", "refused"])
 def test_a_page_is_no_list_of_drafts(sandbox: Sandbox, home: RelayHome, end: str) -> None:
-    """Nothing found would mean that nothing is left to be deleted."""
+    """Otherwise the relay would conclude that there is nothing to delete."""
     sandbox.answer("draft", LOST)
     sandbox.answer("find", PAGE._replace(times=2))
     if end == "refused":
@@ -140,13 +140,13 @@ def test_a_page_is_no_list_of_drafts(sandbox: Sandbox, home: RelayHome, end: str
 
 
 def constant(name: str) -> bytes:
-    """A message of a device that gives all of its messages one Message-ID."""
+    """Return a message of a device that gives all of its messages one Message-ID."""
     text = text_part(f"For {name}.\n")
     return message(multipart(text, file_part(name.encode() + noise(25_000))), To=name, Subject=f"For {name}")
 
 
 def expect_each_its_own(sandbox: Sandbox, home: RelayHome, *names: str) -> None:
-    """Each recipient has what was sent to him, once."""
+    """Assert that each recipient has got his own message, once."""
     assert sorted(one.to[0] for one in sandbox.accepted) == sorted(names)
     for one in sandbox.accepted:
         given, got = received_of(constant(one.to[0])), one.received
@@ -155,7 +155,7 @@ def expect_each_its_own(sandbox: Sandbox, home: RelayHome, *names: str) -> None:
 
 
 def test_messages_with_one_message_id_are_not_mixed_up(sandbox: Sandbox, home: RelayHome) -> None:
-    """The answers to the making of both are lost, and each finds both."""
+    """The answers to the creation of both are lost, and each delivery finds both drafts."""
     sandbox.answer("draft", LOST, LOST)
     for name in ("a@x.test", "b@x.test"):
         assert pipe(home, constant(name), name, queue_id=f"4Zx{name[0]}").verdict == "deferred"
@@ -219,7 +219,7 @@ def test_who_finds_a_draft_that_was_just_made_leaves_it_to_its_delivery(
 
 
 def test_a_draft_is_not_sent_before_it_is_taken_over(sandbox: Sandbox, home: RelayHome) -> None:
-    """It names others, whose delivery has lost it as well."""
+    """It names other recipients; their delivery has lost its answer as well."""
     first, second = "a@x.test", "b@x.test"
     sandbox.answer("draft", LOST, LOST)
     for name in (first, second):

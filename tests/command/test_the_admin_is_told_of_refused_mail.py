@@ -1,6 +1,5 @@
-"""Mail that is waiting for the account or a mailbox is reported: by mail as soon as any goes out, and by
---status.
-"""
+"""Mail that waits because of the account or a mailbox is reported: by mail as soon as any goes out, and by
+--status."""
 
 from __future__ import annotations
 
@@ -35,12 +34,12 @@ def shipped(home: RelayHome) -> RelayHome:
 
 
 def send(deliver: Deliver, mailbox: str) -> Delivery:
-    """A message of this mailbox."""
+    """Send a message from this mailbox."""
     return deliver(mail(From=mailbox), "to@external.com", sender=mailbox)
 
 
 def told(sandbox: Sandbox) -> list[Accepted]:
-    """What the admin got."""
+    """Return the admin's mail."""
     return [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
 
 
@@ -86,7 +85,7 @@ def test_by_the_first_mailbox_that_works_where_the_default_one_does_not(
     assert f"HTTP {answer.status}" in text
     assert f"1 x {ALERTS}" in text
     assert read(shipped, NOTICES)["credentials"]["held"] == {}
-    # For a day the admin knows, no matter how often that mailbox is tried again.
+    # For a day the admin is not notified again, however often that mailbox is tried.
     for _ in range(3):
         pass_by(shipped, 1800)
         sandbox.answer("sendMail", answer)
@@ -101,7 +100,7 @@ def test_as_soon_as_the_credentials_work_again(
     sandbox.answer("token", provided("entra/secret-expired"))
     assert send(deliver, ALERTS).dsn == "4.7.0"
     assert told(sandbox) == []
-    # As an admin who renews the secret changes the file.
+    # The file changes, as when an admin renews the secret.
     shipped.secrets(API_EXPIRATION_DATE="2099-01-01")
     assert send(deliver, ALERTS).verdict == "sent"
     (notice,) = told(sandbox)
@@ -157,7 +156,7 @@ def test_status_names_a_message_that_is_refused_alone(
         f"the provider has refused mail of {ALERTS}, message 4zStuck since "
         in by_hand(shipped, "--status").stdout
     )
-    # It does not stop others, and is over once it is accepted itself.
+    # It does not stop others, and ends when it is accepted itself.
     assert deliver(mail(), "to@external.com", queue_id="4zOther").verdict == "sent"
     assert by_hand(shipped, "--status").returncode == 2
     assert deliver(mail(), "to@external.com", queue_id="4zStuck").verdict == "sent"

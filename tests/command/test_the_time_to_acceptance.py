@@ -1,4 +1,4 @@
-"""How long messages were under way, from arrival to acceptance, as --status counts it."""
+"""The time from arrival to acceptance, as --status counts it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def watched(home: RelayHome) -> Watched:
 
 
 def counted(watched: Watched) -> dict[str, Any]:
-    """The values on which both formats that have it agree."""
+    """Return the values on which both formats that have them agree."""
     found: dict[str, Any] = watched.json()["window"]["acceptance_seconds"]
     metrics = watched.show("prometheus").metrics
     assert {
@@ -46,7 +46,7 @@ def test_each_accepted_message_counts(watched: Watched, deliver: Deliver) -> Non
     for age in ages:
         assert deliver(mail(), RECIPIENT, queue_id=long_id(time.time() - age)).verdict == "sent"
     found = counted(watched)
-    # Each delivery takes a moment itself, of which there is room before the next bound.
+    # Each delivery takes a moment itself, with enough room before the next bound.
     assert found["buckets"] == {
         **dict.fromkeys(BOUNDS[:5], 1),
         "60": 3,
@@ -73,7 +73,7 @@ def test_what_is_not_accepted_does_not_count(sandbox: Sandbox, watched: Watched,
     for answer, verdict in zip(refusals, ("deferred", "bounced")):
         sandbox.answer("sendMail", answer)
         assert deliver(mail(), RECIPIENT, queue_id=long_id(time.time() - 5)).verdict == verdict
-    # Of the bounce the admin was notified.
+    # The admin was notified of the bounce.
     assert watched.json()["window"]["counters"]["notices"] == 1
     assert counted(watched) == EMPTY
 
@@ -110,7 +110,7 @@ def test_it_survives_a_reboot(watched: Watched, deliver: Deliver) -> None:
 
 
 def damaged(state: dict[str, Any]) -> dict[str, Any]:
-    """Values that may be in place of a valid one."""
+    """Return values that may replace a valid one."""
     numbers = state["numbers"]
     return {
         "nothing": None,

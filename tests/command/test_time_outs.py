@@ -1,4 +1,4 @@
-"""A provider that is slow or silent: the mail is kept, and in time."""
+"""If a provider is slow or silent, the mail is kept, and in time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from helpers.strace import TRACE_ALARMS, alarms, trace
 from helpers.variants import leave_token, use_ses
 from sandbox import Answer, Role, Sandbox
 
-# The line is busy with the message for much longer than the time-out that the test sets for a connect.
+# Sending takes much longer than the time-out that the test sets for a connect.
 UPLINK = 200_000
 MESSAGE = mail(b"A line of text.\n" * 120_000)
 
@@ -32,7 +32,7 @@ def use(home: RelayHome, provider: str) -> None:
 
 @contextlib.contextmanager
 def black_hole() -> Iterator[str]:
-    """A URL whose host answers no connect: the queue of connections is full."""
+    """A URL whose host answers no connect, because the queue of connections is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
@@ -101,7 +101,7 @@ def test_a_quota_that_never_comes_holds_no_mail_up(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
-    # Also the time in which the message itself has to be answered.
+    # This time-out also applies to the message itself.
     change_constants(home, READ_SECONDS=10)
     sandbox.answer("quota", Answer(action="hang"))
     assert deliver(mail(), "to@external.com") == ("sent", "2.0.0", 0, b"")
@@ -144,7 +144,7 @@ def test_a_slow_line_is_no_time_out(provider: str) -> None:
     """The time for a connect is not the time for the upload, although libraries take it for both."""
     with Sandbox(uplink=UPLINK) as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         use(home, provider)
-        # A first message leaves a token behind, so that the large one goes out on a fresh connection.
+        # A first message caches a token, so that the large one uses a fresh connection.
         assert pipe(home, mail(), "to@external.com").verdict == "sent"
         change_constants(home, CONNECT_SECONDS=5)
         assert pipe(home, MESSAGE, "to@external.com") == ("sent", "2.0.0", 0, b"")

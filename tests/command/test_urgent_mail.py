@@ -1,4 +1,4 @@
-"""Urgent mail goes ahead of what waits for the window, within what the provider allows."""
+"""Urgent mail overtakes what waits for the window, within what the provider allows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ URGENT = ("--urgent",)
 
 @pytest.fixture
 def start(home: RelayHome) -> Iterator[Start]:
-    """Starts a delivery in the background."""
+    """A function that starts a delivery in the background."""
     with background(home) as function:
         yield function
 
@@ -33,7 +33,7 @@ def test_it_takes_the_places_that_are_kept_for_it(home: RelayHome, deliver: Deli
     fill_window(home, 21)
     assert deliver(mail(), "to@external.com").verdict == "sent"
     expect_full(deliver(mail(), "to@external.com"), "22/22")
-    # Six are kept, and two are what Graph has beyond mail's limit.
+    # Six slots are kept, and two are Graph's beyond the limit for mail.
     assert [urgent(deliver).verdict for _ in range(8)] == ["sent"] * 8
     expect_full(urgent(deliver), "30/30")
     assert "queue_id='4ZxTestQid' urgent" in home.log()
@@ -44,7 +44,7 @@ def test_in_the_places_that_are_kept_for_it_it_takes_none_of_other_mails(
 ) -> None:
     home.configure(RATE_LIMIT_PER_MINUTE=6, RATE_LIMIT_URGENT_RESERVE=2)
     assert [urgent(deliver).verdict for _ in range(3)] == ["sent"] * 3
-    # The third has one of the four that are left.
+    # The third gets one of the remaining four.
     assert [deliver(mail(), "to@external.com").verdict for _ in range(3)] == ["sent"] * 3
     expect_full(deliver(mail(), "to@external.com"), "4/4")
     assert urgent(deliver).verdict == "sent"

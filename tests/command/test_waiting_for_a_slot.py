@@ -43,42 +43,42 @@ STRANGER = "stranger@else.com"
 
 @pytest.fixture
 def start(home: RelayHome) -> Iterator[Start]:
-    """Starts a delivery in the background."""
+    """A function that starts a delivery in the background."""
     with background(home) as function:
         yield function
 
 
 def sent_at(sandbox: Sandbox) -> dict[str, float]:
-    """When the provider got the messages that it accepted, by subject, in this order."""
+    """Return when the provider got the messages that it accepted, by subject, in this order."""
     return {message.subject: message.when for message in sandbox.accepted}
 
 
 def expect_just_after(moment: float, opened: float) -> None:
-    """Assert that a request came when its slot was open, and not much later than that."""
+    """Assert that a request came once its slot was open, and not much later."""
     assert opened <= moment <= opened + SOON
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time of a process so far."""
+    """Return the processor time of a process so far, in seconds."""
     process = read_process(pid)
     assert process, "it has ended"
     return process.first_thread
 
 
 def status_number(pid: int, name: str) -> int:
-    """A number in what proc(5) tells of a process."""
+    """Return a number from a process's status in proc(5)."""
     found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
 
 
 def peak_memory(pid: int) -> int:
-    """The most memory that a process has had so far, in KiB."""
+    """Return the peak memory of a process so far, in KiB."""
     return status_number(pid, "VmHWM")
 
 
 def wake_ups(pid: int) -> int:
-    """How often a process has gone to sleep so far."""
+    """Return how often a process has gone to sleep so far."""
     return status_number(pid, "voluntary_ctxt_switches")
 
 
@@ -147,7 +147,7 @@ def test_first_in_first_out(sandbox: Sandbox, home: RelayHome, start: Start) -> 
     occupy(home, *[FAR] * 4)
     names = ["one", "two", "three", "four"]
     waiting = [start(name) for name in names]
-    # Of several that are open at a time each has its own, and they are taken in any order.
+    # If several were open, each delivery would get one, but in any order.
     for number, delivery in enumerate(waiting, 1):
         open_slots(home)
         assert delivery.result().verdict == "sent"
@@ -158,7 +158,7 @@ def test_a_newcomer_does_not_pass_who_waits(sandbox: Sandbox, home: RelayHome, s
     occupy(home, FAR)
     waiting = start("waits")
     [pid] = processes(home, "waits")
-    # It sleeps through the moment at which its slot opens, as a busy machine may let it.
+    # It sleeps when its slot opens, as can happen on a busy machine.
     with stopped(home, pid):
         open_slots(home)
         newcomer = start("newcomer").result()
@@ -172,13 +172,13 @@ def test_four_at_a_time_never_pass_the_limit_and_nobody_starves(
 ) -> None:
     window, limit = 3, 3
     change_constants(home, WINDOW_SECONDS=window)
-    # How long somebody waits depends on the machine; that nobody is passed by others does not.
+    # The waiting time depends on the machine; that nobody is overtaken does not.
     home.configure(RATE_LIMIT_PER_MINUTE=limit, RATE_LIMIT_MAX_WAIT_SECONDS=300)
     names = [f"number {number}" for number in range(10)]
     claims = []
 
     def claim(message: Accepted) -> None:
-        """Count the calls in the window, and those who came before this message and still wait."""
+        """Count the calls in the window, and the messages that came before this one and still wait."""
         state = read(home, WINDOW)
         line = {pid for _, pid, _ in state.get("waiting", [])}
         before = [name for name in names[: names.index(message.subject)] if line & set(processes(home, name))]
@@ -213,7 +213,7 @@ def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, start: Start
 ) -> None:
     use_ses(home)
-    # The first start of all compiles the program, which takes some memory more; it leaves that to the others.
+    # The first start of all compiles the program, which takes more memory; the others are spared that.
     assert deliver(mail(), "to@external.com").verdict == "sent"
     occupy(home, FAR)
     body = b"A line of text.\n" * (20 * 1024 * 1024 // 16)
@@ -223,7 +223,7 @@ def test_a_long_wait_costs_no_cpu_and_a_large_message_no_memory(
     began, woken, used = time.monotonic(), wake_ups(pid), cpu(pid)
     time.sleep(2.5)
     woken, used, seconds = wake_ups(pid) - woken, cpu(pid) - used, time.monotonic() - began
-    # Once a second; what the host of a virtual machine takes may be charged to who runs at that moment.
+    # Once a second; a virtual machine's host may charge its time to whoever runs at that moment.
     assert woken <= 3 * seconds
     assert used < 0.02 * seconds
     assert peak_memory(pid) <= 20 * 1024
@@ -255,7 +255,7 @@ def test_a_signal_keeps_the_mail_and_gives_the_slot_to_the_next(
 
 
 def test_a_pause_that_begins_in_the_wait_is_kept(sandbox: Sandbox, home: RelayHome, start: Start) -> None:
-    """One message is on its way, another waits; then the provider asks for fewer."""
+    """One message is on its way, another waits; then the provider asks for a lower rate."""
     [opened, _] = occupy(home, FAR, -1)
     answer = provided("graph/application-throttled", retry_after="300")
     gate = Event()
@@ -292,7 +292,7 @@ def test_each_sender_has_a_window_of_its_own(sandbox: Sandbox, home: RelayHome, 
     let_calls_count_for_long(home)
     home.configure(RATE_LIMIT_PER_MINUTE=1, RATE_LIMIT_SCOPE="sender", NOTIFY_ON_OVERRIDE=False)
     assert deliver(mail(), "to@external.com", sender="alerts@domain.com").verdict == "sent"
-    # Those that go out from the default address share its mailbox.
+    # Mail from the default address shares its mailbox.
     for sender in ("alerts@domain.com", "ALERTS@Domain.com", STRANGER, "MAILER-DAEMON"):
         for message in (mail(), mail(From=None)):
             expect_full(deliver(message, "to@external.com", sender=sender), "1/1", "alerts@domain.com")
@@ -304,7 +304,7 @@ def test_each_sender_has_a_window_of_its_own(sandbox: Sandbox, home: RelayHome, 
 
 
 def keys(home: RelayHome) -> list[str]:
-    """The mailboxes in whose windows the calls count, "" for that of all."""
+    """Return the mailboxes in whose windows the calls count, "" for the window of all."""
     return [call[3] if len(call) > 3 else "" for call in read(home, WINDOW)["calls"]]
 
 
@@ -362,7 +362,7 @@ def test_a_sender_that_waits_holds_up_no_other(
 def test_one_message_of_a_mailbox_waits_and_the_others_leave_the_processes_to_others(
     sandbox: Sandbox, home: RelayHome, start: Start
 ) -> None:
-    """Even where the window opens for another one just after."""
+    """Even if the window opens for another one just after."""
     occupy(home, FAR, FAR + 0.1, RATE_LIMIT_SCOPE="sender")
     first = start("first")
     expect_full(start("second").result(), "2/2", "alerts@domain.com")

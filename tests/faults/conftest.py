@@ -12,7 +12,7 @@ from helpers.home import RelayHome
 
 @pytest.fixture
 def small_disk(home: RelayHome) -> Iterator[Path]:
-    """A disk of 64 KiB with the relay's configuration, for `--home`; only the script stays outside."""
+    """A 64 KiB disk with the relay's configuration, for `--home`; only the script stays outside."""
     disk = home.path / "disk"
     disk.mkdir()
     options = f"size=64k,nr_inodes=32,mode=755,uid={home.account.pw_uid},gid={home.account.pw_gid}"
@@ -26,5 +26,5 @@ def small_disk(home: RelayHome) -> Iterator[Path]:
             home.put(f"disk/{name}", (home.path / name).read_bytes(), mode)
         yield disk
     finally:
-        # Lazily: a process may still have it open, and must not keep the directory from being removed.
+        # Lazily, because a process that still has it open must not keep the directory from being removed.
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

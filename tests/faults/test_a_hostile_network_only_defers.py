@@ -1,4 +1,4 @@
-"""If anything happens on the line, the mail stays in the queue, and nothing is sent again blindly."""
+"""Whatever happens on the line, the mail stays in the queue, and nothing is resent blindly."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ UNKNOWN_FATES = {
 
 
 def aim(home: RelayHome, where: Where, url: str) -> None:
-    """Put a URL in place of one service's; the others stay."""
+    """Replace the URL of one service; the others stay."""
     if where == "ses":
         use_ses(home, API_ENDPOINT=url)
     else:
@@ -63,19 +63,19 @@ def aim(home: RelayHome, where: Where, url: str) -> None:
 
 
 def expect_deferred(delivery: Delivery, *codes: str) -> None:
-    """Deferred by the relay's own decision, with its code in front."""
+    """Assert that the relay itself deferred the mail, and that its code comes first."""
     assert (delivery.verdict, delivery.status) == ("deferred", 75), delivery
     assert delivery.dsn in codes, delivery
     assert delivery.text.startswith(f"{delivery.dsn} ")
 
 
 def roles(sandbox: Sandbox, role: Where) -> list[bytes]:
-    """The bodies of the requests to one service."""
+    """Return the bodies of the requests to one service."""
     return [request.body for request in sandbox.requests if request.role == role]
 
 
 def expect_one_request(sandbox: Sandbox, role: Where) -> None:
-    """One request to a service, which may see it only after the relay has given up."""
+    """Assert that there was one request to a service, which may see it only after the relay has given up."""
     wait_until(lambda: roles(sandbox, role))
     assert len(roles(sandbox, role)) == 1
 
@@ -95,7 +95,7 @@ def where(request: pytest.FixtureRequest, home: RelayHome) -> Where:
 
 @pytest.fixture(params=["sendMail", "ses"])
 def sending(request: pytest.FixtureRequest, home: RelayHome) -> Where:
-    """One of the services that take mail, with the home set up to use it."""
+    """One of the services that accept mail, with the home set up to use it."""
     role: Where = request.param
     if role == "ses":
         use_ses(home)
@@ -104,7 +104,7 @@ def sending(request: pytest.FixtureRequest, home: RelayHome) -> Where:
 
 @pytest.fixture
 def other() -> Iterator[Sandbox]:
-    """A second provider, which nothing should reach."""
+    """A second provider, which nothing should contact."""
     with Sandbox() as provider:
         yield provider
 
@@ -152,7 +152,7 @@ def test_no_blind_retry(sandbox: Sandbox, deliver: Deliver, sending: Where, answ
     sandbox.answer(sending, answer)
     expect_deferred(send(deliver), "4.4.2", "4.3.2")
     assert len(roles(sandbox, sending)) == 1
-    # Postfix tries again: the same bytes, so that a reader's mail system can tell.
+    # Postfix retries with the same bytes, so that the recipient's mail system can recognize the duplicate.
     assert send(deliver).verdict == "sent"
     first, second = roles(sandbox, sending)
     assert first == second
@@ -201,12 +201,12 @@ def test_a_reset_before_the_handshake(sandbox: Sandbox, deliver: Deliver, sendin
 
 def test_an_answer_that_never_ends(sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where) -> None:
     sandbox.answer(where, Answer(200, {}, b"x" * 1000, action="drip", delay=0.1))
-    # On a machine that stalls a delivery may be over before it has asked for the answer.
+    # On a machine that stalls, a delivery may end before it has read the answer.
     for seconds in (5, 10, 20, 40):
         change_constants(home, HARD_STOP_SECONDS=seconds)
         began = time.monotonic()
         delivery = send(deliver)
-        # Killed by its own alarm, long before Postfix would kill it and bounce the mail.
+        # Its own alarm ends it, long before Postfix would kill it and bounce the mail.
         assert (delivery.verdict, delivery.dsn) == ("deferred", "4.3.0")
         assert delivery.status in (75, -signal.SIGALRM)
         assert time.monotonic() - began < ENOUGH_SECONDS
@@ -252,7 +252,7 @@ def test_nobody_listens(home: RelayHome, deliver: Deliver, where: Where) -> None
 
 def test_the_name_does_not_exist(home: RelayHome, deliver: Deliver, where: Where) -> None:
     aim(home, where, "https://provider.invalid")
-    # The machine's name servers may be slow to say so, or say nothing.
+    # The machine's name servers may say so late, or not at all.
     expect_deferred(send(deliver, limit=500), "4.4.1")
     assert "provider.invalid" in home.log()
 
@@ -303,7 +303,7 @@ def test_a_proxy_that_tunnels_is_used(
 
 
 def test_the_state_after_all_that_is_sound(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """A call of unknown fate counts as one call, and as ended."""
+    """A call of unknown fate counts as one finished call."""
     for action in ("reset-after-read", "accept-then-reset"):
         sandbox.answer("sendMail", Answer(action=action))
         send(deliver)

@@ -1,6 +1,6 @@
-"""What goes wrong once the provider has accepted a message does not make Postfix deliver it again.
+"""What goes wrong after the provider has accepted a message does not make Postfix deliver it again.
 
-And the other way round: what ends the relay before acceptance leaves the message in the queue.
+And what ends the relay before acceptance leaves the message in the queue.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MESSAGE = mail(Subject="Alert", From=None)
 
 
 class Watched(Sandbox):
-    """A provider that does something in the moment of the first acceptance, before it answers."""
+    """A provider that does something at the first acceptance, before it answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Watched(Sandbox):
             self.then()
 
     def alerts(self) -> int:
-        """How often the message was accepted; notices do not count."""
+        """Return how often the message was accepted, without notices."""
         return sum(message.subject == "Alert" for message in self.accepted)
 
 
@@ -126,7 +126,7 @@ def test_a_fault_in_the_moment_of_acceptance(sandbox: Watched, home: RelayHome, 
     home.path.mkdir(exist_ok=True)
     assert (delivery.verdict, delivery.status) == ("sent", 0)
     assert sandbox.alerts() == 1
-    # In a home that is read-only, a log that exists can still be appended to.
+    # In a read-only home an existing log can still be appended to.
     if fault != "read-only home" and ("log" in fault or "home" in fault):
         assert delivery.text.startswith(f"2.0.0 log '{home.path / LOG}' is not writable: ")
         assert "DELIVERED: " in delivery.text
@@ -181,7 +181,7 @@ def test_a_notice_that_fails(sandbox: Watched, home: RelayHome, answer: str) -> 
 )
 def test_nothing_can_be_written_anywhere(sandbox: Watched, home: RelayHome, log: str, streams: str) -> None:
     home.configure(LOG_FILE_PATH=log)
-    # Once the process that reads is gone, a write to it fails with EPIPE.
+    # Once the reading process has ended, a write fails with EPIPE.
     prefix = ("bash", "-c", f'exec "$@" {streams}', "bash")
     delivery = pipe(home, MESSAGE, RECIPIENT, sender=STRANGER, prefix=prefix)
     assert (delivery.verdict, delivery.status) == ("sent", 0)
@@ -221,7 +221,7 @@ def test_a_signal_while_the_message_hangs(sandbox: Watched, home: RelayHome, num
 
 
 def hurried(home: RelayHome, name: str, seconds: int) -> Path:
-    """The script with one of its limits, in seconds, set to another number."""
+    """Return a script with one of its limits set to this number of seconds."""
     text = home.script.read_text()
     lines = [line for line in text.splitlines() if line.startswith(f"{name} = ")]
     assert len(lines) == 1
@@ -238,7 +238,7 @@ def test_the_hard_stop_keeps_a_message_that_hangs(sandbox: Watched, home: RelayH
 
 
 def test_the_hard_stop_is_earlier_than_postfix_s_own(relay: ModuleType) -> None:
-    # Postfix kills at 1000 s, and bounces; what is left is for what a signal has to wait for.
+    # Postfix kills at 1000 s, and bounces; the margin covers what a signal has to wait for.
     assert relay.HARD_STOP_SECONDS <= 900
     assert relay.AFTERWARDS_SECONDS <= relay.HARD_STOP_SECONDS
 
@@ -251,7 +251,7 @@ def test_a_notice_that_hangs_ends_with_the_time_for_it(
     began = time.monotonic()
     delivery = pipe(home, MESSAGE, RECIPIENT, sender=STRANGER, script=script, limit=2 * relay.READ_SECONDS)
     assert (delivery.verdict, delivery.status) == ("sent", 0)
-    # Without that it would go on until the provider's own time is over.
+    # Otherwise it would continue until the provider's own time-out.
     assert time.monotonic() - began < relay.READ_SECONDS
     assert sandbox.alerts() == 1
 

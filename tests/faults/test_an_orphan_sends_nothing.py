@@ -1,4 +1,5 @@
-"""A relay without its pipe(8) sends nothing: nobody would learn of it, and it may have half a message."""
+"""A relay that has lost its pipe(8) sends nothing: nobody would learn of it, and it may have half a
+message."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from helpers.waiting import in_state, processes, wait_until
 from sandbox import Sandbox
 
 SAID = b"4.3.2 Postfix was stopped during the delivery: not sent, and still queued"
-# The parent, which should die alone; a shell gives a background command no standard input of its own.
+# The parent, which is to die alone; a shell gives a background command no standard input of its own.
 PARENT = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait', "sh")
-# The shell is process 1 of a namespace of its own, which adopts orphans, and ends with it.
+# The shell is process 1 of a namespace, which adopts orphans and ends with the shell.
 ORPHANED = 'exec 3<&0; ("$@" <&3 &); exec sleep 60'
-# Runs a command once that has happened.
+# Run a command once it is an orphan.
 ONCE_ORPHANED = """
 import os, sys, time
 while os.getppid() != 1:
@@ -67,7 +68,7 @@ def test_a_relay_whose_parent_ends_in_the_middle_of_the_message(sandbox: Sandbox
     parent.kill()
     parent.wait()
     os.close(start)
-    # Until the relay itself has ended.
+    # read() returns when the relay itself has ended.
     said = parent.stderr.read()
     assert said == SAID
     assert sandbox.requests == []

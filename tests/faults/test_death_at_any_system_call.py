@@ -1,10 +1,10 @@
-"""The relay killed at a system call: the mail is kept, and the next attempt delivers it.
+"""The relay is killed at a system call: the mail is kept, and the next attempt delivers it.
 
-Each death has a provider and a home of its own. After it Postfix's next attempt follows, and then another
-message, which must find the window full: a slot in it outlives the process that took it.
+Each death has its own provider and home. Postfix's next attempt follows, and then another message, which must
+find the window full: a slot outlives the process that took it.
 
-A delivery of several calls continues where it died, so that a large message is delivered once: Postfix's next
-attempts follow until it is sent.
+A delivery of several calls continues where it died, so that a large message is delivered once: attempts
+follow until it is sent.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from sandbox import SES_RECIPIENT_LIMIT, Accepted, Answer, Sandbox, Where
 RECIPIENT = "to@external.com"
 STRANGER = "printer@elsewhere.com"
 MESSAGE = mail(Subject="Alert", From=None)
-# An hour, so that on a slow machine no slot in the window is free again before all attempts are made.
+# An hour, so that no slot becomes free before all attempts are made, even on a slow machine.
 WINDOW_SECONDS = 3600
 
 
 class Course(NamedTuple):
-    """A kind of delivery, and how many deaths are tried in each of its stretches in a normal run."""
+    """A kind of delivery, and the number of deaths tried in each of its stretches in a normal run."""
 
     name: str
     provider: str
     sender: str
-    # API calls of one delivery: the message, and a notice for an override.
+    # API calls of one delivery: the message, and a notice if the sender is overridden.
     calls: int
     deaths: int
 
@@ -56,21 +56,21 @@ class Death(NamedTuple):
 
     call: Call
     killed: Delivery
-    # Calls of that name which the process made.
+    # The number of calls of that name that the process made.
     made: int
-    # Writes to sockets that came back: whether the request was complete when death came.
+    # Writes to sockets that returned: they show whether the request was complete at death.
     sends: int
     accepted: list[Accepted]
     retry: Verdict
 
     @property
     def happened(self) -> bool:
-        """Whether the call came at all: a process that makes fewer of them delivers."""
+        """Tell whether the call was made at all: a process that makes fewer of them delivers."""
         return self.killed.status != 0
 
     @property
     def messages(self) -> int:
-        """How often the message was accepted, the next one and notices not counted."""
+        """Return how often the message was accepted, without the next message and notices."""
         return sum(one.subject == "Alert" for one in self.accepted)
 
 
@@ -80,14 +80,14 @@ def equip(course: Course, provider: Sandbox, home: RelayHome) -> None:
     change_constants(home, WINDOW_SECONDS=WINDOW_SECONDS)
     if course.provider == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
-        # The limit comes from the account, so that asking for it is killed as well.
+        # The limit comes from the account, so that the query for it is killed as well.
         provider.max_send_rate = (limit + 0.5) / WINDOW_SECONDS
     else:
         home.configure(RATE_LIMIT_PER_MINUTE=limit)
 
 
 def rehearse(course: Course) -> list[Call]:
-    """The system calls of a delivery that nothing befalls, after the one that starts it."""
+    """Return the system calls of an undisturbed delivery, after the one that starts it."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         equip(course, provider, home)
         traced = trace(home, MESSAGE, RECIPIENT, sender=course.sender)
@@ -98,9 +98,9 @@ def rehearse(course: Course) -> list[Call]:
 
 
 def die(course: Course, call: Call, needed: int) -> Death:
-    """Deliver and die at the call; then what Postfix does next, and one more message.
+    """Deliver and die at the call; then do what Postfix does next, and send one more message.
 
-    With so many writes to sockets as are `needed` the provider has the whole message.
+    With `needed` writes to sockets the provider has the whole message.
     """
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         equip(course, provider, home)
@@ -115,7 +115,7 @@ def die(course: Course, call: Call, needed: int) -> Death:
 
 
 class Tried(Protocol):
-    """What came of a death, if it came."""
+    """The outcome of a death, if it occurred."""
 
     @property
     def happened(self) -> bool: ...
@@ -128,9 +128,9 @@ Outcome = TypeVar("Outcome", bound=Tried)
 
 
 def die_near(attempt: Callable[[Call], Outcome], call: Call) -> Outcome:
-    """Die at the call, or at the last one of its name where the process makes fewer of them.
+    """Die at the call, or at the last one of its name if the process makes fewer of them.
 
-    How often it reads or waits differs: what TLS brings may come in one read or in several.
+    The number of reads and waits varies: TLS data may arrive in one read or in several.
     """
     death = attempt(call)
     if death.happened or not death.made:
@@ -139,13 +139,13 @@ def die_near(attempt: Callable[[Call], Outcome], call: Call) -> Outcome:
 
 
 def even(calls: Sequence[Call], count: int) -> list[Call]:
-    """An even sample of the calls, the first and the last one included."""
+    """Return an even sample of the calls, including the first and the last."""
     places = {round(n * (len(calls) - 1) / (count - 1)) for n in range(count)}
     return [calls[place] for place in sorted(places)]
 
 
 def stretches(calls: Sequence[Call]) -> list[Sequence[Call]]:
-    """The start-up (most of it Python's), the work up to the end of the request, and the remainder."""
+    """Return the start-up (mostly Python's), the work up to the end of the request, and the remainder."""
     logged = next(n for n, call in enumerate(calls) if call.name == "openat" and ".log" in call.text)
     requested = last_send_of_the_message(calls)
     return [calls[:logged], calls[logged : requested + 1], calls[requested + 1 :]]
@@ -175,26 +175,26 @@ def test_death_costs_a_second_delivery_at_most(course: Course, nightly: bool, fi
     assert [death for death in deaths if death.retry != "sent"] == []
     assert [death for death in before if death.messages != 1] == []
     assert [death for death in after if death.messages != 2] == []
-    # The message, its second delivery and what followed never were more than the window holds.
+    # The message, its second delivery and what followed never exceeded the window.
     assert [death for death in deaths if len(death.accepted) > 2 * course.calls] == []
     assert before and after
 
 
 class Several(NamedTuple):
-    """A delivery of several calls, and how many deaths are tried in a normal run."""
+    """A delivery of several calls, and the number of deaths tried in a normal run."""
 
     name: str
     provider: str
     message: bytes
-    # In the parts that go in a call each.
+    # One part per call.
     parts: list[list[str]]
     deaths: int
-    # The step of which an earlier attempt got no answer, if there was one.
+    # The step that got no answer in an earlier attempt, if any.
     lost: Where | None = None
 
     @property
     def recipients(self) -> list[str]:
-        """All of them."""
+        """All recipients."""
         return [name for part in self.parts for name in part]
 
 
@@ -210,32 +210,32 @@ SEVERAL = [
 
 
 class Resumed(NamedTuple):
-    """What came of a death in a delivery of several calls, and of the attempts after it."""
+    """The outcome of a death in a delivery of several calls, and of the attempts after it."""
 
     call: Call
     killed: Delivery
     made: int
-    # Whether the process had removed its progress: all had been sent, and it was about to end.
+    # The process had removed its progress: everything was sent, and it was about to end.
     settled: bool
     attempts: list[Verdict]
-    # How often each recipient got the message, part by part.
+    # How often each recipient got the message, by part.
     mailed: list[set[int]]
-    # Drafts and files that are left in the end.
+    # The drafts and files that remain at the end.
     left: int
 
     @property
     def happened(self) -> bool:
-        """Whether the call came at all."""
+        """Tell whether the call was made at all."""
         return self.killed.status != 0
 
     @property
     def lost(self) -> bool:
-        """Whether somebody has not got it."""
+        """Tell whether a recipient has not got the message."""
         return any(0 in counts for counts in self.mailed)
 
     @property
     def repeated(self) -> int:
-        """How many of the parts went twice."""
+        """Return the number of parts that were sent twice."""
         return sum(counts == {2} for counts in self.mailed)
 
 
@@ -253,7 +253,8 @@ def equip_for_several(course: Several, provider: Sandbox, home: RelayHome) -> No
 
 
 def rehearse_several(course: Several) -> list[Call]:
-    """The system calls of an undisturbed delivery from the first line of the log on: others die before."""
+    """Return the system calls of an undisturbed delivery from the first line of the log on: other tests cover
+    what precedes it."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         equip_for_several(course, provider, home)
         traced = trace(home, course.message, *course.recipients)
@@ -263,7 +264,7 @@ def rehearse_several(course: Several) -> list[Call]:
 
 
 def die_between(course: Several, call: Call) -> Resumed:
-    """Deliver and die at the call; then what Postfix does until the message is sent."""
+    """Deliver and die at the call; then do what Postfix does until the message is sent."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         equip_for_several(course, provider, home)
         killed = trace(home, course.message, *course.recipients, options=dying_at(call))
@@ -271,7 +272,7 @@ def die_between(course: Several, call: Call) -> Resumed:
         settled = sum(provider.mailed.values()) == len(course.recipients) and not kept_progress(home)
         attempts: list[Verdict] = []
         while len(attempts) < 3 and "sent" not in attempts:
-            # A draft whose fate is not known is looked at again after half a minute.
+            # A draft of unknown fate is checked again after half a minute.
             pass_by_progress(home, 60)
             attempts.append(pipe(home, course.message, *course.recipients).verdict)
         mailed = [{provider.mailed[name] for name in part} for part in course.parts]
@@ -284,10 +285,10 @@ def test_a_delivery_of_several_calls_goes_on_after_a_death(
     course: Several, nightly: bool, figures: Figures
 ) -> None:
     calls = rehearse_several(course)
-    # A process that dies after this has nothing left to continue with: it is the last step.
+    # A process that dies after this has nothing to resume: it is the last step.
     removal = max(n for n, call in enumerate(calls) if call.name == "unlink" and ".progress-" in call.text)
     assert len(calls) - removal <= 3
-    # What comes before the first request is like that of one call.
+    # Up to the first request it is like a delivery of one call.
     requested = next(n for n, call in enumerate(calls) if call.sends)
     tried = calls if nightly else even(calls[requested:], course.deaths)
 
@@ -304,7 +305,7 @@ def test_a_delivery_of_several_calls_goes_on_after_a_death(
     )
     assert {death.killed.status for death in deaths} == {-signal.SIGKILL}
     assert [death for death in deaths if death.attempts[-1] != "sent" or death.lost or death.left] == []
-    # Only SES cannot be asked whether it has sent what it gave no answer to.
+    # Only SES cannot be asked whether it sent a message that it did not answer.
     bound = 1 if course.provider == "ses" else 0
     assert [death for death in deaths if not death.settled and death.repeated > bound] == []
     assert [death for death in deaths if any(len(counts) > 1 for counts in death.mailed)] == []

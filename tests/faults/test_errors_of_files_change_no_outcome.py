@@ -32,10 +32,10 @@ STRANGER = "printer@elsewhere.com"
 MESSAGE = mail(Subject="Alert", From=None)
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE", "EROFS")
 CHANGING = ("openat", "write", "rename", "flock", "unlink")
-# A disk that fails can make these fail as well; tried in the long form. Of the two calls for a file's status,
-# the library's version decides.
+# Calls that also fail on a failing disk, tried in the long form. Which of the two calls for a file's status
+# is made depends on the library's version.
 OTHER = ("read", "close", "lseek", "newfstatat", "fstat", "ioctl")
-# "" is the home itself, which is what the relay locks.
+# "" is the home itself, which the relay locks.
 FILES = [
     "",
     LOG,
@@ -48,32 +48,33 @@ FILES = [
 
 
 class Fault(NamedTuple):
-    """An error in place of a call."""
+    """An error that replaces a call."""
 
     file: str
     call: Call
     error: str
-    accepted: bool  # by then, in an undisturbed delivery
+    accepted: bool  # before the call, in an undisturbed delivery
 
 
 class Outcome(NamedTuple):
-    """What came of a fault."""
+    """The outcome of a fault."""
 
     fault: Fault
     happened: bool
     delivery: Delivery
     messages: int
-    # After the next attempt, where Postfix makes one.
+    # After the next attempt, if Postfix makes one.
     end: Verdict
 
 
 def equip(home: RelayHome) -> None:
-    """Let the relay remember its notices, which it does where they are spaced."""
+    """Make the relay remember its notices, which it does if they are spaced."""
     home.configure(NOTIFY_INTERVAL_MINUTES=1)
 
 
 def points() -> list[tuple[str, Call, bool]]:
-    """The calls of an undisturbed delivery on the files: file, call, whether the message was sent by then."""
+    """Return the calls of an undisturbed delivery on the files: file, call, whether the message had been
+    sent."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         equip(home)
         calls = trace(home, MESSAGE, RECIPIENT, sender=STRANGER).calls
@@ -88,8 +89,8 @@ def points() -> list[tuple[str, Call, bool]]:
 
 
 def faults(nightly: bool) -> list[Fault]:
-    """Every error on every changing call and EIO on every other; in a normal run one error on each changing
-    call, in turn."""
+    """Return every error on every changing call and EIO on every other; in a normal run one error on each
+    changing call, in turn."""
     found = points()
     changing = [point for point in found if point[1].name in CHANGING]
     if not nightly:
@@ -107,7 +108,7 @@ def faults(nightly: bool) -> list[Fault]:
 
 
 def suffer(fault: Fault) -> Outcome:
-    """Deliver with the fault in a new home, and again without where the message is deferred."""
+    """Deliver with the fault in a new home, and again without it if the message is deferred."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         equip(home)
         options = failing_at(fault.call, home.path / fault.file, fault.error)
@@ -146,19 +147,19 @@ def test_an_error_of_a_file_bounces_nothing_and_never_undoes_an_acceptance(
 
 
 class Resumed(NamedTuple):
-    """What came of a fault in a delivery of several calls, and of the attempts after it."""
+    """The outcome of a fault in a delivery of several calls, and of the attempts after it."""
 
     fault: Fault
     happened: bool
     deliveries: list[Delivery]
     messages: int
     drafts: int
-    # Which the fault can keep from being removed, once all is over.
+    # The fault can keep these from being removed at the end.
     files: int
 
 
 def begin(provider: Sandbox, home: RelayHome, lost: bool) -> None:
-    """Let a large message be under way, with or without a lost answer to its sending."""
+    """Begin to send a large message, with or without a lost answer to its sending."""
     shrink_drafts(provider, home)
     home.configure(RATE_LIMIT_PER_MINUTE=0)
     if lost:
@@ -168,7 +169,8 @@ def begin(provider: Sandbox, home: RelayHome, lost: bool) -> None:
 
 
 def progress_points(lost: bool) -> list[Fault]:
-    """The calls of a large message's delivery on its progress, and on the home for its sake."""
+    """Return the calls that a large message's delivery makes on its progress, and on the home because of
+    it."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         begin(provider, home, lost)
         calls = trace(home, TWO_FILES, RECIPIENT).calls
@@ -186,7 +188,7 @@ def progress_points(lost: bool) -> list[Fault]:
 
 
 def suffer_with_progress(fault: Fault, lost: bool) -> Resumed:
-    """Deliver with the fault in a new home, and then without until the message is sent."""
+    """Deliver with the fault in a new home, and then without it until the message is sent."""
     with Sandbox() as provider, RelayHome(provider.url, provider.ca_file) as home:
         begin(provider, home, lost)
         options = failing_at(fault.call, home.path / fault.file, fault.error)
@@ -206,7 +208,7 @@ def test_an_error_of_the_progress_sends_no_large_message_twice(
     lost: bool, nightly: bool, figures: Figures
 ) -> None:
     found = progress_points(lost)
-    # In a normal run the first and the last of each kind.
+    # In a normal run, the first and the last of each kind.
     first = {(one.file, one.call.name): one for one in reversed(found)}
     last = {(one.file, one.call.name): one for one in found}
     tried = found if nightly else list(dict.fromkeys([*first.values(), *last.values()]))
@@ -243,7 +245,7 @@ def test_what_the_log_does_not_take_is_shown_to_postfix(home: RelayHome) -> None
 def test_a_start_by_hand_leaves_a_log_that_the_service_can_write_to(
     sandbox: Sandbox, home: RelayHome
 ) -> None:
-    """Root creates no file there: it continues as the account."""
+    """Root creates no file there: the relay continues as the account."""
     arguments = [str(home.script), "alerts@domain.com", "ByHand", RECIPIENT, ""]
     done = subprocess.run(arguments, input=MESSAGE, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,7 +1,7 @@
 """pipe(8) dies while it hands a message over: the end of input is not the end of the message.
 
-The kernel closes the files of a process that ends before its children get another parent, so that the relay
-reads an end of input while getppid(2) still names pipe(8).
+The kernel closes the files of a dying process before its children get another parent, so the relay reads an
+end of input while getppid(2) still names pipe(8).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from helpers.waiting import process_state, processes, wait_until
 from sandbox import Answer, Sandbox
 
 SEED = 20261126
-# Below Graph's limit, and far more than the pipe holds: pipe(8) is writing for some milliseconds.
+# Below Graph's limit, and far more than the pipe holds: pipe(8) writes for some milliseconds.
 LINES, LINE = 40_000, "A line of text in a message of some megabytes, which takes time.\n"
 END = "The end.\n"
-# Mostly pipe(8) stands still for some of this time before it dies, as the relay starts: which has read all
-# there is by then, and waits for more.
+# Usually pipe(8) is stopped for part of this time before it dies, while the relay starts: the relay has then
+# read all that there is, and waits for more.
 FROZEN_SECONDS = 0.35
 
 
 @pytest.fixture
 def patient(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix that soon starts a daemon again that has died."""
+    """A Postfix that soon restarts a daemon that has died."""
     home.configure(RATE_LIMIT_PER_MINUTE=0)
     settings = {"transport_retry_time": "1s", "service_throttle_time": "1s"}
     with PrivatePostfix(home.script, user=home.account.pw_name, settings=settings) as running:
@@ -41,7 +41,7 @@ def patient(home: RelayHome) -> Iterator[PrivatePostfix]:
 
 
 def pipe_of(home: RelayHome) -> int:
-    """The pipe(8) that has started the relay, 0 where it is no longer there."""
+    """Return the pipe(8) that has started the relay, or 0 if it no longer exists."""
     for pid in processes(home):
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
@@ -52,7 +52,7 @@ def pipe_of(home: RelayHome) -> int:
 
 
 def cut_off(home: RelayHome, postfix: PrivatePostfix, number: int, chance: random.Random) -> None:
-    """Submit a message, and let pipe(8) die some time after it has started the relay for it."""
+    """Submit a message, and make pipe(8) die some time after it has started the relay."""
     body = (f"{number} {LINE}" * LINES) + END
     postfix.sendmail(
         "alerts@domain.com", ["to@external.com"], mail(body.encode(), Subject=str(number)).decode()
@@ -67,7 +67,7 @@ def cut_off(home: RelayHome, postfix: PrivatePostfix, number: int, chance: rando
         time.sleep(chance.uniform(FROZEN_SECONDS / 2, FROZEN_SECONDS))
     death = chance.choice([signal.SIGKILL, signal.SIGTERM])
     signal_process(pid, death)
-    # A process that stands still dies of SIGTERM only once it goes on.
+    # A stopped process dies of SIGTERM only when it continues.
     signal_process(pid, signal.SIGCONT)
     wait_until(lambda: not processes(home))
 
@@ -94,7 +94,7 @@ def test_only_whole_messages_leave(
     )
     assert halves == 0
     assert {message.subject for message in whole} == {str(number) for number in range(deaths)}
-    # Or nothing was tested.
+    # Otherwise nothing was tested.
     assert noticed >= deaths / 5
 
 
@@ -112,12 +112,12 @@ def test_pipe_is_gone_while_the_token_is_fetched(
     patient.wait_until_empty(300)
     assert [message.subject for message in sandbox.accepted] == ["Once"]
     assert "4.3.2 Postfix was stopped during the delivery: not sent, and still queued" in home.log()
-    # The first attempt offered nothing to anybody.
+    # The first attempt offered nothing to the provider.
     assert [request.role for request in sandbox.requests if request.status == 202] == ["sendMail"]
 
 
 def test_a_parent_that_has_begun_to_end_is_none(relay: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A zombie has the flag for as long as nobody takes it in, and a child of this process does that late."""
+    """A zombie has the flag until its parent reaps it, and this process does so late."""
     ended = os.fork()
     if not ended:
         os._exit(0)
@@ -129,7 +129,7 @@ def test_a_parent_that_has_begun_to_end_is_none(relay: ModuleType, monkeypatch: 
         assert not relay.has_parent()
     finally:
         os.waitpid(ended, 0)
-    # Where /proc shows nothing, the parent's id alone decides.
+    # If /proc shows nothing, the parent's id alone decides.
     assert relay.has_parent()
     monkeypatch.setattr(relay, "PARENT", 1)
     assert not relay.has_parent()

@@ -1,6 +1,4 @@
-"""A program that is there only in part, after a full disk or during a copy, never says that a message went
-out.
-"""
+"""A program that is incomplete, after a full disk or during a copy, never says that a message went out."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ from sandbox import Sandbox
 
 WHOLE = SCRIPT.read_bytes()
 FIRST_LINE = WHOLE.index(b"\n") + 1
-# The second form feed: a delivery needs nothing of what follows it.
+# The second form feed: a delivery needs nothing beyond it.
 DELIVERY = WHOLE.index(b"\f", WHOLE.index(b"\f") + 1)
-# Where Python sees no mistake in what is left, and the sizes in which copies are written.
+# Sizes that leave valid Python, and the sizes in which copies are written.
 BETWEEN_STATEMENTS = [match.start() + 1 for match in re.finditer(rb"\n(?=def |class |# ---)", WHOLE)]
 NEEDED = [size for size in BETWEEN_STATEMENTS if size <= DELIVERY]
 SIZES = [FIRST_LINE, FIRST_LINE + 100, 4096, 8192, 16384, 65536, 131072, *NEEDED[::20], DELIVERY]

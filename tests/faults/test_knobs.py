@@ -65,7 +65,8 @@ def to_admin(sandbox: Sandbox) -> list[Accepted]:
 def expect_deferred(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, where: Where, answer: Answer, code: str
 ) -> None:
-    """Deferred, and the admin is notified: at once, or about refused credentials once there are others."""
+    """Assert that the mail is deferred and the admin notified: at once, or about refused credentials once
+    mail goes out again."""
     home.configure(**DEFER)
     sandbox.answer(where, answer)
     delivery = send(deliver)
@@ -133,10 +134,10 @@ def test_the_admin_is_alerted_once_a_day(
     denied = provided("graph/access-denied")
     day = relay.CREDENTIALS_NOTICE_SECONDS
     assert day == 86400
-    # A slow machine must not see it end early.
+    # A slow machine must not see the day end early.
     for number, (age, told) in enumerate(((None, 1), (day - 60, 0), (day, 1))):
         sandbox.accepted.clear()
-        # A change of the file: the mailbox is tried again.
+        # The file has changed, so the mailbox is tried again.
         home.configure(**DEFER, NOTIFY_INTERVAL_MINUTES=number)
         if age is not None:
             last = {"network@domain.com": time.time() - age}
@@ -151,9 +152,9 @@ def test_a_wrong_secret_costs_a_delay_only(sandbox: Sandbox, home: RelayHome, de
     home.configure(**DEFER)
     home.secrets(API_SECRET="expired-secret")
     assert [send(deliver).dsn for _ in range(3)] == ["4.7.0"] * 3
-    # Neither the others nor the alert ask for a token, which would be refused as well.
+    # Neither the other messages nor the alert ask for a token, which would be refused as well.
     assert [request.role for request in sandbox.requests] == ["token"]
-    # No mail can report it: it is not tried.
+    # No mail can report it, so none is tried.
     assert "notice not sent" not in home.log()
     home.secrets()
     assert send(deliver).verdict == "sent"
@@ -178,7 +179,7 @@ def test_nobody_visible(
     (accepted,) = sandbox.accepted
     assert (accepted.to, accepted.cc, sorted(accepted.bcc)) == ([], [], sorted(recipients))
     fields = accepted.message
-    # SES has an envelope: what it can read stays.
+    # SES has an envelope, so header fields that it can read stay.
     kept = provider == "ses" and message == HIDDEN["strangers"]
     assert fields.get_all("To") == ["someone@else.org" if kept else "undisclosed-recipients:;"]
     assert fields["Cc"] == ("another@else.org" if kept else None)

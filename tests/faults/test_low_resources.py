@@ -1,4 +1,4 @@
-"""Little memory, few descriptors, a full disk, a burst: the mail goes or waits."""
+"""With little memory, few descriptors, a full disk or a burst, the mail goes out or waits."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ LIMIT = 28
 
 
 def use(home: RelayHome, provider: str) -> None:
-    """Configure the home for a provider, without a limit: many deliveries follow."""
+    """Configure the home for a provider, without a limit, because many deliveries follow."""
     home.configure(RATE_LIMIT_PER_MINUTE=0)
     if provider == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1")
 
 
 def python_starts(limit: str) -> bool:
-    """Whether the interpreter itself gets as far as a program under a limit of prlimit(1)."""
+    """Tell whether the interpreter itself can start a program under a limit of prlimit(1)."""
     try:
         command = ["prlimit", limit, "--cpu=20", PYTHON, "-ISc", "pass"]
         done = subprocess.run(command, capture_output=True, timeout=300)
     except subprocess.TimeoutExpired:
-        # With some 12 MiB it can try forever to report that it has too little.
+        # With about 12 MiB it can try forever to report that it has too little.
         return False
     return done.returncode == 0
 
 
 def lowest(sizes: Sequence[int], outcomes: Sequence[bool]) -> int:
-    """The size from which on all outcomes are true; AssertionError where the last one is not."""
+    """Return the size from which on all outcomes are true; AssertionError if the last one is not."""
     assert outcomes[-1]
     return max((size for size, good in zip(sizes[1:], outcomes) if not good), default=sizes[0])
 
@@ -76,16 +76,17 @@ def test_with_less_memory_the_mail_waits(
         mail_is_kept_from=kept // 1024,
         mail_is_sent_from=sent // 1024,
     )
-    # With less, the interpreter ends with 1 before the relay's first line runs.
+    # With less, the interpreter exits with 1 before the relay's first line runs.
     assert kept <= 48 * MIB
-    # A library that does not check what malloc() returns dies of a signal, and the mail waits as well.
+    # A library that does not check what malloc() returns dies of a signal; the mail waits then, too.
     unsent = [one for one in deliveries[sizes.index(kept) :] if one.status > 0]
     assert [one for one in unsent if not waits(one)] == []
     assert len(sandbox.accepted) == sum(delivery.verdict == "sent" for delivery in deliveries)
 
 
 def test_a_body_that_is_sent_makes_room_for_the_answer(relay: ModuleType) -> None:
-    """Or else an acceptance could be lost for want of memory, as by chance it would be above."""
+    """Otherwise an acceptance could be lost for lack of memory; the tests above would show that only at
+    random."""
     body = relay.Body(b"text", relay.no_look)
     assert body.read(4) == b"text"
     assert len(body.reserve) == relay.ANSWER_MEMORY > MIB
@@ -108,7 +109,7 @@ def test_with_few_descriptors_the_mail_goes_or_waits(
     figures(
         f"Descriptors, {provider}", python_starts_from=python, mail_is_kept_from=kept, mail_is_sent_from=sent
     )
-    # Where Python starts, its program decides what becomes of the mail.
+    # If Python starts, its program decides what happens to the mail.
     assert kept == python
     assert [one for one in deliveries[sizes.index(kept) :] if one.status != 0 and not waits(one)] == []
     assert len(sandbox.accepted) == sum(delivery.verdict == "sent" for delivery in deliveries)
@@ -154,7 +155,7 @@ def test_on_a_full_disk_the_mail_waits_and_the_log_goes_to_postfix(
     delivery = deliver(mail(), RECIPIENT, options=options)
     assert waits(delivery)
     assert "No space left on device" in delivery.text
-    # A log that exists may have room left in its last block, but no record is lost.
+    # An existing log may have room in its last block, but no record is lost.
     logged = (small_disk / LOG).read_text() if (small_disk / LOG).exists() else ""
     assert f"{logged}{delivery.text}".count("PROCESSING: ") == 1 + used
     assert len(sandbox.accepted) == before
@@ -165,8 +166,8 @@ def test_on_a_full_disk_the_mail_waits_and_the_log_goes_to_postfix(
 def test_of_200_messages_at_once_the_limit_goes_and_the_rest_waits(
     sandbox: Sandbox, home: RelayHome, figures: Figures
 ) -> None:
-    # However long a machine takes for so many, they are in one window, and wait for each other: one that has
-    # waited in vain for a request under way to end would give its slot back.
+    # However long a machine takes for this many, they are in one window and wait for each other: one that has
+    # waited in vain for a request under way would give its slot back.
     long = dict.fromkeys(("BUSY_SECONDS", "CONNECT_SECONDS", "READ_SECONDS"), 500)
     change_constants(home, WINDOW_SECONDS=3600, **long)
     began = time.monotonic()

@@ -53,7 +53,7 @@ DEVICES = [
 
 
 def expect_sound(sandbox: Sandbox, home: RelayHome, *mailboxes: str) -> None:
-    """No message, request or log line has more to it than it should."""
+    """Assert that no message, request or log line contains more than it should."""
     for message in sandbox.accepted:
         expect_sound_message(message)
     for request in sandbox.requests:
@@ -66,7 +66,7 @@ def expect_sound(sandbox: Sandbox, home: RelayHome, *mailboxes: str) -> None:
 
 
 def expect_sound_message(message: Accepted) -> None:
-    """Only the fields and recipients that there should be."""
+    """Assert that a message has only the fields and recipients that it should have."""
     names = [name.lower() for name, _ in message.message.items()]
     assert len(names) == len(set(names)), names
     assert "x-injected" not in names
@@ -79,7 +79,7 @@ def expect_sound_message(message: Accepted) -> None:
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_a_sender(sandbox: Sandbox, home: RelayHome, deliver: Deliver, text: str) -> None:
     delivery = deliver(mail(From=None), "to@external.com", sender=text)
-    # An option in place of the sender is a mistake in master.cf, and not a verdict.
+    # An option instead of the sender is a mistake in master.cf, not a verdict.
     if text in ("--home", "--"):
         assert (delivery.verdict, delivery.dsn) == ("deferred", "4.3.5")
         assert sandbox.requests == []
@@ -103,7 +103,7 @@ def test_a_recipient(sandbox: Sandbox, home: RelayHome, deliver: Deliver, name: 
     delivery = deliver(mail(), ODD[name], sender="")
     assert (delivery.verdict, delivery.dsn) == ("bounced", "5.1.3")
     assert sandbox.requests == []
-    # Beside one that is an address it is left out.
+    # Beside a valid address it is left out.
     assert deliver(mail(), "to@external.com", ODD[name], sender="").verdict == "sent"
     (accepted,) = sandbox.accepted
     expect_sound_message(accepted)
@@ -135,7 +135,7 @@ def test_a_device_s_address_is_one_part_of_the_url(
     delivery = deliver(mail(From=None), "to@external.com", sender=device, client="10.1.1.20")
     assert f"trusted device '10.1.1.20' goes out as {device!r}" in home.log()
     sent = [request for request in sandbox.requests if request.role == "sendMail"]
-    # The first one; a warning to the admin may follow.
+    # The first request; a warning to the admin may follow.
     assert urllib.parse.unquote(sent[0].path.split("/")[3]) == device
     expect_sound(sandbox, home, device)
     # The sandbox cannot read an address in raw UTF-8, and refuses it as another sender's.

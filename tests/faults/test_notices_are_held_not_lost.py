@@ -49,7 +49,7 @@ def send(deliver: Deliver, sender: str = STRANGER) -> Delivery:
 
 
 def notices(sandbox: Sandbox) -> list[Accepted]:
-    """What the admin got."""
+    """Return the admin's mail."""
     return [message for message in sandbox.accepted if message.to == ["admin@domain.com"]]
 
 
@@ -58,7 +58,7 @@ def subjects(sandbox: Sandbox) -> list[str]:
 
 
 def text(notice: Accepted) -> str:
-    """The body of a notice."""
+    """Return the body of a notice."""
     return notice.raw.decode().partition("\r\n\r\n")[2]
 
 
@@ -166,7 +166,7 @@ def test_notices_are_spaced_by_kind_and_sender(sandbox: Sandbox, home: RelayHome
 
 def test_the_interval_ends(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     home.configure(NOTIFY_INTERVAL_MINUTES=60)
-    # A slow machine must not see it end early.
+    # A slow machine must not see the interval end early.
     for age, told in ((3540, 0), (3600, 1)):
         state = {"override": {"last": {STRANGER: time.time() - age}, "held": {}, "since": 0}}
         home.put(NOTICES, repr(state).replace("'", '"').encode())
@@ -181,7 +181,7 @@ def test_what_was_held_for_too_long_is_told_by_any_mail(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, minutes: int, age: int, told: bool
 ) -> None:
     """After the interval, and after a window at least."""
-    # A slow machine must not see it end early.
+    # A slow machine must not see the window end early.
     change_constants(home, WINDOW_SECONDS=600)
     home.configure(NOTIFY_INTERVAL_MINUTES=minutes)
     hold_notices(home, "override", {STRANGER: 12}, age)
@@ -269,7 +269,7 @@ def test_a_held_notice_is_told_once_by_several_processes(
     hold_notices(home, "override", {"a@x.org": 7}, age=300)
     hold_notices(home, "failure", {"b@x.org": 5}, age=300)
     gate = Event()
-    # The first one to tell the admin is held up in it; the others come meanwhile.
+    # The first one to notify the admin is held up; the others arrive meanwhile.
     sandbox.answer("sendMail", Answer(), Answer(gate=gate))
     with ThreadPoolExecutor() as pool:
         first = pool.submit(send, deliver, "alerts@domain.com")
@@ -298,7 +298,7 @@ def test_who_died_while_it_told_the_admin_keeps_nothing_back(
 def test_the_state_of_notices_stays_small_enough_to_be_read(
     relay: ModuleType, home: RelayHome, letter: str
 ) -> None:
-    """With any senders: state that is too large to be read back counts as missing."""
+    """For any senders: state that is too large to be read back counts as missing."""
     names = [relay.memorable(f"{number}{letter * 5000}@x.org") for number in range(300)]
     state = {}
     for kind in ("override", "failure", "credentials", "expiry"):
@@ -329,7 +329,7 @@ def test_with_soft_bounce_a_notice_does_not_say_that_mail_is_returned(
 
 
 def test_what_is_on_its_way_is_not_held(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Several processes send at a time, each its own."""
+    """Several processes send at the same time, each its own notice."""
     hold_notices(home, "override", {"a@x.org": 5}, age=300)
     senders = [f"e{number}@x.org" for number in range(5)]
     sandbox.answer("sendMail", Answer(delay=0.3, times=None))

@@ -1,4 +1,4 @@
-"""Every message, however odd, is sent to whom the envelope names or bounced for a stated reason, and soon."""
+"""Every message, however odd, is soon sent to the envelope's recipients or bounced for a stated reason."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from sandbox import Sandbox
 
 MANY = [f"user{number}@external.com" for number in range(10_000)]
 ENVELOPE = MANY[:400]
-# Processor time for a message of which nothing takes long.
+# Seconds of processor time for a message that needs little work.
 SOON = 10.0
 
 
 def spent() -> float:
-    """The processor time of all deliveries so far, which does not go by while others have the machine."""
+    """Return the processor time of all deliveries so far, which does not include the machine's other work."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def expect_bounced(delivery: Delivery, code: str) -> None:
-    """Bounced with this code in front."""
+    """Assert that the message bounced, and that this code comes first."""
     assert (delivery.verdict, delivery.status, delivery.dsn) == ("bounced", 1, code)
     assert delivery.text.startswith(f"{code} ")
 
 
 def body_of(message: bytes) -> bytes:
-    """What follows the first blank line, with the line ends of the wire; b"" without one."""
+    """Return what follows the first blank line, with the line ends of the wire; b"" without one."""
     return message.replace(b"\r\n", b"\n").partition(b"\n\n")[2].replace(*LF_TO_CRLF)
 
 
 @pytest.mark.parametrize(("message", "code"), SHAPES.values(), ids=SHAPES)
 def test_a_shape(sandbox: Sandbox, home: RelayHome, deliver: Deliver, message: bytes, code: str) -> None:
     before = spent()
-    # From the null sender: a bounce is not reported.
+    # From the null sender, so the bounce is not reported.
     delivery = deliver(message, TO, "hidden@external.com", sender="")
     assert spent() - before < SOON
     if code:
@@ -98,7 +98,7 @@ def test_25_megabytes(sandbox: Sandbox, home: RelayHome, deliver: Deliver, figur
 
 
 def test_graph_s_largest(sandbox: Sandbox, deliver: Deliver) -> None:
-    """A request of 4,000,000 bytes is made, and what would be four letters more goes as a draft."""
+    """A request of 4,000,000 bytes is made; with four letters more the message goes as a draft."""
     fixed = len(mail(b"").replace(*LF_TO_CRLF))
     for excess in (0, 1):
         assert deliver(mail(b"x" * (3_000_000 - fixed + excess)), TO, sender="").verdict == "sent"

@@ -29,8 +29,8 @@ from helpers.waiting import processes, wait_until
 from helpers.webhook import SECRET_PATH, SECRET_QUERY, Webhook
 from sandbox import Answer, Role, Sandbox, json_answer
 
-# Letters that only a secret has, and characters that are special in regular expressions, URLs, JSON, HTML and
-# headers.
+# Letters that occur only in a secret, and characters that are special in regular expressions, URLs, JSON,
+# HTML and headers.
 SECRET = "Zq8vXw3kTn5rGhUe" + "+/=\"'\\%41&<>?#;:,~.*$^(|)[x]{2} \u00e9\u20ac" + "Lp2yMb7cGd9hJf4s"
 FRAGMENT = 12
 KEEPERS = {"api-secrets.json", TOKEN, KEYS, "ca.pem", "postfix-api-relay", "container-token", "web-token"}
@@ -51,7 +51,7 @@ MODULES = [
 
 @pytest.fixture
 def echo() -> Iterator[Echo]:
-    """The provider that gives everything away."""
+    """A provider that echoes every secret."""
     provider = Echo()
     provider.secret = SECRET
     with provider:
@@ -67,13 +67,13 @@ def leaky(echo: Echo) -> Iterator[RelayHome]:
 
 
 def fragments(text: str) -> set[str]:
-    """All parts of a text that are long enough to identify it, except those that everybody may know."""
+    """Return all parts of a text that are long enough to identify it, except those that are public."""
     parts = {text[start : start + FRAGMENT] for start in range(len(text) - FRAGMENT + 1)}
     return {part for part in parts if not re.search(r"[ =/,]|AWS4|HMAC|SHA256|host|amz|date|content", part)}
 
 
 def written(home: RelayHome, sandbox: Sandbox, *deliveries: Delivery) -> dict[str, str]:
-    """Everything that the relay wrote anywhere, by where, but for the files that hold secrets."""
+    """Return everything that the relay wrote, by place, except the files that hold secrets."""
     found = {path.name: path for path in home.path.rglob("*") if path.is_file() and path.name not in KEEPERS}
     texts = {name: path.read_bytes().decode("latin-1") for name, path in found.items()}
     texts["output"] = " ".join(delivery.text for delivery in deliveries)
@@ -82,7 +82,7 @@ def written(home: RelayHome, sandbox: Sandbox, *deliveries: Delivery) -> dict[st
 
 
 def expect_no_leak(home: RelayHome, sandbox: Sandbox, secrets: set[str], *deliveries: Delivery) -> None:
-    """None of the secrets, in no spelling and in no part, is anywhere but where it belongs."""
+    """Assert that no secret, in any spelling or part, is where it does not belong."""
     pieces = {part for secret in secrets for spelling in spellings(secret) for part in fragments(spelling)}
     assert pieces
     for where, text in written(home, sandbox, *deliveries).items():
@@ -95,7 +95,7 @@ def expect_no_leak(home: RelayHome, sandbox: Sandbox, secrets: set[str], *delive
 def test_an_echo_is_not_passed_on(echo: Echo, leaky: RelayHome, role: Role, status: int) -> None:
     if role == "ses":
         use_ses(leaky, API_SECRET=SECRET)
-    # The second time the text is longer than what is shown, and ends within a secret.
+    # The second text is longer than what is shown, and is cut within a secret.
     deliveries = []
     for padding in (0, 585):
         # A 401 makes the relay try a new token.
@@ -116,9 +116,9 @@ def test_an_echo_of_the_machine_s_keys_is_not_passed_on(
 ) -> None:
     with AwsMetadata(echo) as metadata:
         metadata.use_container(leaky, API_SECRET=SECRET)
-        # The keys are new, then from the cache.
+        # The keys are first new, then cached.
         for _ in range(2):
-            # A signature is known to the process that has made it only, and worth nothing afterwards.
+            # Only the process that made a signature knows it, and it is worthless afterwards.
             echo.told.clear()
             echo.arm("ses", status, padding)
             delivery = pipe(leaky, mail(), "to@external.com")
@@ -230,7 +230,7 @@ def test_a_proxy_s_password_stays_secret(
 
 
 def mangled(home: RelayHome) -> list[Delivery]:
-    """Deliveries with a key's file that is damaged in several ways."""
+    """Return deliveries with a key file that is damaged in several ways."""
     whole, found = (home.path / "relay.pem").read_bytes(), []
     for content in (whole[:-400], whole.replace(b"-----BEGIN", b"----BEGIN"), whole.replace(b"A", b"B")):
         home.put("relay.pem", content)
@@ -242,7 +242,7 @@ def mangled(home: RelayHome) -> list[Delivery]:
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_a_certificate_s_key_and_what_it_signs_stay_secret(echo: Echo, leaky: RelayHome, status: int) -> None:
     made = pair()
-    # There is none: what is echoed is the request.
+    # It has no secret: the provider echoes the request.
     echo.secret, echo.certificates = "", [made.der]
     use_certificate(leaky, made)
     echo.arm("token", status)
@@ -269,7 +269,7 @@ def test_what_is_shown_to_a_metadata_service_stays_secret(
         told = {shown.get("authorization", "").removeprefix("Basic "), shown.get("x-identity-header", "")}
         text = " ".join(spelling for secret in told for spelling in spellings(secret))
         if kind == "arc":
-            # The same key a second time, so that it can be told.
+            # The same key again, so that it can be echoed.
             (key,) = service.keys.glob("*.key") if service.keys else []
             service.challenge = str(key)
             service.answer("other", Answer(), json_answer(status, {"error": text}))
@@ -295,7 +295,7 @@ def test_a_workload_s_token_stays_secret(echo: Echo, leaky: RelayHome) -> None:
 
 @pytest.mark.parametrize("fault", ["none", "error", "redirect", "away", "no TLS"])
 def test_a_webhook_s_url_stays_secret(echo: Echo, leaky: RelayHome, fault: str) -> None:
-    """With any answer, also where the provider knows the secret, too; and it learns no other secret."""
+    """With any answer, even if the provider knows the secret; and it learns no other secret."""
     with Webhook(None if fault == "no TLS" else echo.context) as webhook:
         url = webhook.url.replace("http:", "https:")
         leaky.secrets(
@@ -323,7 +323,7 @@ def test_a_webhook_s_url_stays_secret(echo: Echo, leaky: RelayHome, fault: str) 
 
 
 def plant(home: RelayHome, trap: Path) -> None:
-    """Lay out everything that Python, requests or boto3 might pick up, each to be told by its trace."""
+    """Plant everything that Python, requests or boto3 might pick up; each leaves a trace of its own."""
     code = f"open({str(trap)!r}, 'a').write(__name__ + ' ')\n"
     for module in MODULES:
         home.put(f"{module}.py", code.encode(), 0o644)
@@ -351,14 +351,14 @@ def plant(home: RelayHome, trap: Path) -> None:
 
 
 def system_python() -> list[str]:
-    """The version of the interpreter that the script's first line names."""
+    """Return the version of the interpreter in the script's first line."""
     code = "import platform; print(platform.python_version())"
     done = subprocess.run(["/usr/bin/python3", "-I", "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip().split(".")
 
 
 def in_own_home(home: RelayHome) -> tuple[str, ...]:
-    """A command that runs another where the account's home directory is the relay's."""
+    """Return a command that runs another with the relay's home as the account's home directory."""
     passwd = home.put("passwd", f"root:x:0:0::{home.path}:/bin/sh\n".encode(), 0o644)
     return (
         "unshare",
@@ -415,7 +415,7 @@ def test_a_link_leads_nowhere(
 
 
 def test_a_linked_home_is_still_a_home(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """The script started through a link finds its own directory, and nothing beside the link."""
+    """A script that is started through a link finds its own directory, and nothing beside the link."""
     link = home.queue / home.script.name
     link.symlink_to(home.script)
     trap = home.put("trap", b"", 0o666)

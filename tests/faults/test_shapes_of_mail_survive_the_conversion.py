@@ -1,6 +1,6 @@
-"""Everything that the email package finds in a message of any shape is in the JSON for Graph.
+"""The JSON for Graph contains everything that the email package finds in a message of any shape.
 
-Left out is only the text beside an HTML body.
+Only the text beside an HTML body is left out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SHORT, LONG = 400, 30_000
 
 
 class Leaf(NamedTuple):
-    """What the email package finds: a part that holds no others; an enclosed message is one.
+    """A part without parts of its own, as the email package finds it; an enclosed message is one.
 
-    `needed` is what has to be found again, all of it in one place. `choices` has the alternatives that the
-    part stands in, and as which of them.
+    `needed` has to be found again, all of it in one place. `choices` has the alternatives that contain the
+    part, and its index in each.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Leaf(NamedTuple):
 
     @property
     def shown(self) -> list[str]:
-        """What is to be found where it is text that is shown: at least what is plain in it."""
+        """What must be found if the part is shown as text: at least its plain characters."""
         plain = bare(self.needed[0]).decode()
         with contextlib.suppress(LookupError):
             text = self.needed[0].decode(self.charset, "ignore")
@@ -50,12 +50,12 @@ class Leaf(NamedTuple):
 
 
 def bare(data: bytes) -> bytes:
-    """The characters that no conversion changes."""
+    """Return the characters that no conversion changes."""
     return re.sub(rb"[^!-~]", b"", data)
 
 
 def leaves(part: Message, choices: dict[int, int]) -> Iterator[Leaf]:
-    """The parts of a message that have content."""
+    """Yield the parts of a message that have content."""
     kind, inner = part.get_content_type(), part.get_payload()
     if part.get_content_maintype() == "multipart" and isinstance(inner, list):
         for number, child in enumerate(inner):
@@ -64,7 +64,7 @@ def leaves(part: Message, choices: dict[int, int]) -> Iterator[Leaf]:
             yield from leaves(child, {**choices, **own})
         return
     needed = list(verbatim(inner)) if isinstance(inner, list) else [decoded(part)]
-    # get_filename() itself fails where a name breaks off.
+    # get_filename() itself fails on a truncated name.
     header = f"{part.get('Content-Disposition')} {part.get('Content-Type')}"
     is_file = part.get_content_disposition() == "attachment" or "name" in header
     if any(map(bare, needed)):
@@ -72,7 +72,7 @@ def leaves(part: Message, choices: dict[int, int]) -> Iterator[Leaf]:
 
 
 def verbatim(enclosed: list[Any]) -> Iterator[bytes]:
-    """What enclosed messages consist of, as it is written."""
+    """Yield what enclosed messages consist of, as written."""
     for whole in enclosed:
         for part in whole.walk():
             yield from (bare(str(value).encode("ascii", "ignore")) for value in part.values())
@@ -81,7 +81,7 @@ def verbatim(enclosed: list[Any]) -> Iterator[bytes]:
 
 
 def raw(part: Message) -> bytes:
-    """The content of a part as it is written."""
+    """Return the content of a part as written."""
     del part["Content-Transfer-Encoding"]
     content = part.get_payload(decode=True)
     assert isinstance(content, bytes)
@@ -89,7 +89,7 @@ def raw(part: Message) -> bytes:
 
 
 def decoded(part: Message) -> bytes:
-    """The content of a part. What the email package gives up at is read as far as it can be."""
+    """Return the content of a part. If the email package gives up, it is read as far as possible."""
     encoding = str(part.get("Content-Transfer-Encoding", "")).split("(")[0].strip().lower()
     content = raw(part)
     if encoding == "quoted-printable":
@@ -101,7 +101,7 @@ def decoded(part: Message) -> bytes:
 
 
 class Converted:
-    """What Graph is given of a message."""
+    """The message as Graph gets it."""
 
     def __init__(self, data: bytes) -> None:
         read = parse(relay, data)
@@ -116,11 +116,11 @@ class Converted:
         assert [file.size for file in files] == [len(content) for _, content in self.files]
 
     def shows(self, leaf: Leaf) -> bool:
-        """Whether a part is the text, or at least in it."""
+        """Tell whether a part is the text, or at least in it."""
         return any(part in text for part in leaf.shown if part for text in self.texts)
 
     def attaches(self, leaf: Leaf, is_whole: bool) -> bool:
-        """Whether a part is one of the files: its content, and, in a message that is whole, its type."""
+        """Tell whether a part is one of the files: its content, and, in a message that is whole, its type."""
         enclosed = leaf.kind.startswith("message/")
         return any(
             all(needed in (bare(content) if enclosed else content) for needed in leaf.needed)
@@ -129,7 +129,7 @@ class Converted:
         )
 
     def leaves_out(self, leaf: Leaf, others: list[Leaf]) -> bool:
-        """Whether a part is the text beside the page that is shown."""
+        """Tell whether a part is the text beside the page that is shown."""
         pages = [page for page in others if page.kind == "text/html" and self.is_page and self.shows(page)]
         return (leaf.kind, leaf.is_file) == ("text/plain", False) and any(
             leaf.choices.get(at, number) != number for page in pages for at, number in page.choices.items()
@@ -137,7 +137,7 @@ class Converted:
 
 
 def lost_of(data: bytes, is_whole: bool) -> tuple[list[Leaf], int]:
-    """The parts of a message that are in nothing that Graph is given, and how many there are."""
+    """Return the parts of a message that are nowhere in what Graph gets, and how many parts there are."""
     data = re.sub(rb"\r?\n", b"\n", data)
     found = list(leaves(email.message_from_bytes(data.replace(b"\n", b"\r\n")), {}))
     made = Converted(data)
@@ -163,7 +163,7 @@ def test_generated_messages_lose_nothing(nightly: bool, figures: Figures) -> Non
 
 
 def test_the_email_package_s_own_messages_lose_nothing(figures: Figures) -> None:
-    """Where no interpreter has brought them, others are generated."""
+    """If an interpreter does not include them, others are generated."""
     own = [(file.name, file.read_bytes(), False) for file in corpus()]
     found = {name: lost_of(data, whole) for name, data, whole in own or trees(1_000_000, SHORT // 4)}
     kind = "the email package's messages" if own else "generated in place of the email package's"
@@ -173,7 +173,7 @@ def test_the_email_package_s_own_messages_lose_nothing(figures: Figures) -> None
 
 
 def test_what_is_lost_is_seen() -> None:
-    """The test itself: a part that the conversion would drop is missed."""
+    """The test itself notices a part that the conversion would drop."""
     data = b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\nA text\n--b\n\nAnother one\n--b--\n"
     [first, second] = leaves(email.message_from_bytes(data), {})
     made = Converted(data)

@@ -1,4 +1,4 @@
-"""Many messages pass the real Postfix while the provider fails in every way; all arrive, none too soon."""
+"""Many messages pass the real Postfix while the provider fails in every way; all arrive, none too early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.postfix import PrivatePostfix
 from helpers.storm_figures import busiest
 from sandbox import Answer, Sandbox
 
-# The same faults in every run: a failure can be looked into.
+# The same faults in every run, so that a failure can be reproduced.
 SEED = 20261122
 WINDOW = 60.0
 THROTTLED = provided("graph/application-throttled", retry_after="1")
@@ -35,14 +35,14 @@ WITHHELD = ("accepted, answer withheld", "504 after acceptance")
 
 @pytest.fixture
 def soaked(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix that runs four deliveries at a time and comes back to deferred mail every few seconds."""
+    """A Postfix that runs four deliveries at a time and retries deferred mail every few seconds."""
     settings = {"queue_run_delay": "4s", "minimal_backoff_time": "2s", "maximal_backoff_time": "3s"}
     with PrivatePostfix(home.script, user=home.account.pw_name, maxproc=4, settings=settings) as running:
         yield running
 
 
 def faults(messages: int) -> list[str]:
-    """What the provider does with each of the first requests; "" is nothing unusual."""
+    """Return what the provider does with each of the first requests; "" is nothing unusual."""
     chance = random.Random(SEED)
     kinds = [kind for kind in FAULTS for _ in range(max(1, messages // 40))]
     plan = kinds + [""] * (messages - len(kinds))
@@ -88,6 +88,6 @@ def test_every_message_is_accepted_and_no_minute_is_overfull(
     assert set(accepted) == {f"soak {number}" for number in range(messages)}
     assert outcomes["bounced"] == 0
     assert outcomes["sent"] == messages
-    # An answer that was withheld costs one duplicate, and nothing else does.
+    # Only a withheld answer costs a duplicate, and only one.
     assert duplicates == withheld
     assert busiest_minute <= limit

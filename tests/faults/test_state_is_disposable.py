@@ -1,4 +1,4 @@
-"""With anything in place of a state file, the mail flows, and the next delivery leaves a valid file."""
+"""Whatever replaces a state file, the mail flows, and the next delivery leaves a valid file."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ KEYS_CONTENT: dict[str, dict[str, object]] = {
 
 @pytest.fixture(autouse=True)
 def remembering(home: RelayHome) -> None:
-    """Let the relay remember its notices, which it does where they are spaced."""
+    """Make the relay remember its notices, which it does if they are spaced."""
     home.configure(NOTIFY_INTERVAL_MINUTES=1)
 
 
 @pytest.fixture
 def bystander() -> Iterator[Path]:
     """A file that the relay must not touch, although both root and the relay's user can write to it."""
-    # pytest's own directories are closed to the relay's user.
+    # The relay's user cannot enter pytest's own directories.
     directory = Path(tempfile.mkdtemp(prefix="bystander-"))
     directory.chmod(0o755)
     file = directory / "file"
@@ -90,12 +90,12 @@ def bystander() -> Iterator[Path]:
 
 
 def no_constant(name: str) -> NoReturn:
-    """Refuse what Python's json takes and JSON does not."""
+    """Refuse what Python's json accepts and JSON does not."""
     raise ValueError(f"{name} is not JSON")
 
 
 def content(home: RelayHome, name: str) -> dict[str, Any]:
-    """The JSON object in a sound state file."""
+    """Return the JSON object in a valid state file."""
     path = home.path / name
     status = path.lstat()
     assert stat.S_ISREG(status.st_mode)
@@ -106,7 +106,7 @@ def content(home: RelayHome, name: str) -> dict[str, Any]:
 
 
 def check_delivery(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Deliver: the message and its notice go out at once, and all files are sound afterwards."""
+    """Deliver: the message and its notice go out at once, and all files are valid afterwards."""
     assert deliver(mail(Subject="Alert", From=None), RECIPIENT, sender=STRANGER).verdict == "sent"
     assert [message.subject for message in sandbox.accepted][:1] == ["Alert"]
     assert "WARNING" not in home.log()
@@ -135,7 +135,7 @@ def test_all_files_that_are_to_take_their_place(
 
 
 def alone(fault: str, name: str) -> str:
-    """Deliver where one file has a fault, in a home of its own; what was wrong then, or the empty string."""
+    """Deliver with a fault in one file, in a separate home; return what was wrong, or the empty string."""
     with Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         home.configure(NOTIFY_INTERVAL_MINUTES=1)
         plant(home, name, FAULTS[fault])
@@ -182,7 +182,7 @@ def test_a_token(sandbox: Sandbox, home: RelayHome, deliver: Deliver, fault: str
 
 @pytest.fixture
 def kept_keys(sandbox: Sandbox, home: RelayHome) -> Iterator[dict[str, Any]]:
-    """The cache after a delivery with the keys of a container, which gives others each time it is asked."""
+    """The cache after a delivery with the keys of a container, which gives new ones on every request."""
     with AwsMetadata(sandbox) as metadata:
         metadata.use_container(home)
         assert pipe(home, mail(), RECIPIENT).verdict == "sent"
@@ -190,7 +190,7 @@ def kept_keys(sandbox: Sandbox, home: RelayHome) -> Iterator[dict[str, Any]]:
 
 
 def expect_new_keys(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """Deliver: the message goes out with other keys, which are kept, and nothing is said of it."""
+    """Deliver: the message goes out with new keys, which are kept, and the log does not mention it."""
     assert deliver(mail(), RECIPIENT).verdict == "sent"
     tokens = [request.headers["x-amz-security-token"] for request in sandbox.requests]
     assert tokens == [keys.token for keys in sandbox.session_keys.values()]
@@ -249,7 +249,7 @@ def test_a_full_window_that_is_left_alone_defers_for_a_minute_only(
     home: RelayHome, deliver: Deliver, relay: ModuleType
 ) -> None:
     assert relay.WINDOW_SECONDS == 60
-    # An hour in its place: a slow machine must not see it end early.
+    # An hour instead: a slow machine must not see it end early.
     change_constants(home, WINDOW_SECONDS=3600)
     fill_window(home, 28)
     for seconds in (0, 3540):

@@ -1,4 +1,5 @@
-"""The compiled code beside the script saves time and decides nothing: without it mail goes out as well."""
+"""The compiled code beside the script saves time and changes nothing else: without it mail goes out as
+well."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def run(*command: object) -> str:
 
 
 def cache_of(script: Path) -> Path:
-    """Where the script's own interpreter keeps its code."""
+    """Return the path at which the script's own interpreter keeps its code."""
     code = "import sys, importlib.util as u; print(u.cache_from_source(sys.argv[1]))"
     return Path(run(SYSTEM_PYTHON, "-I", "-c", code, script))
 
@@ -50,7 +51,7 @@ def version(script: Path) -> str:
 
 
 def test_what_is_in_the_cache_is_what_runs(home: RelayHome, cache: Path, tmp_path: Path) -> None:
-    """Otherwise nothing would be saved, and nothing below would be tested."""
+    """Otherwise nothing would be saved, and the tests below would test nothing."""
     other = tmp_path / "other"
     other.write_text(home.script.read_text().replace('VERSION = "', 'VERSION = "cached-'))
     run(SYSTEM_PYTHON, "-m", "py_compile", other)
@@ -60,7 +61,7 @@ def test_what_is_in_the_cache_is_what_runs(home: RelayHome, cache: Path, tmp_pat
     assert started.stdout.startswith("postfix-api-relay cached-")
     # Root does not run what the account has left.
     assert version(home.script) == "postfix-api-relay 1.1.0"
-    # Of a home where that could only be root, it does.
+    # In a home where only root could have left it, it does.
     home.give_to_root()
     cache.write_bytes(cache.read_bytes()[:HEADER] + made.read_bytes()[HEADER:])
     assert version(home.script).startswith("postfix-api-relay cached-")
@@ -73,7 +74,7 @@ def test_a_script_that_is_newer_than_its_cache_runs(home: RelayHome, cache: Path
     assert send(deliver) == SENT
 
 
-# How marshal writes the name of a module's code, and a number, which is none: not even a ValueError.
+# How marshal writes the name of a module's code, and a number that is no code and not even a ValueError.
 NAME, NUMBER = rb"[\xda\xfa]\x08<module>", b"\xe9\x01\x00\x00\x00"
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda whole: b"",
@@ -126,7 +127,7 @@ def test_something_else_in_its_place(cache: Path, deliver: Deliver, place: str) 
 
 
 def test_only_the_owner_of_the_directory_leaves_a_cache(home: RelayHome, deliver: Deliver) -> None:
-    """What root leaves after a start by hand could never be replaced by the service."""
+    """The service could never replace what root leaves after a start by hand."""
     assert os.geteuid() == 0
     version(home.script)
     assert not cache_of(home.script).parent.exists()

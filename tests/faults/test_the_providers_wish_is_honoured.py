@@ -1,4 +1,4 @@
-"""A provider that asks for a pause gets it, from all deliveries, and never for longer than ten minutes."""
+"""If a provider asks for a pause, all deliveries pause, but never for longer than ten minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers.waiting import wait_until
 from sandbox import Answer, Sandbox, Where, graph_error
 
 SENDERS = ["alerts@domain.com", "network@domain.com", "third@d.com"]
-# Where a provider says "too many" and not until when.
+# If a provider says "too many" without a time.
 THROTTLED = 10.0
 LONGEST = 600.0
 GARBAGE = ["", "-5", "soon", "1e3", "5.5", "٣", "Fri, 99 Foo 2099 99:99:99 GMT", ",", "0x10", "\x00", "1, 2"]
@@ -35,28 +35,29 @@ def send(deliver: Deliver, **options: str) -> Delivery:
 
 
 def send_from(deliver: Deliver, sender: str) -> Delivery:
-    """As a device that is trusted, with its own address in From."""
+    """Deliver as a trusted device, with its own address in From."""
     return deliver(mail(From=None), "to@external.com", sender=sender, client="10.1.1.1")
 
 
 def paused_until(home: RelayHome) -> float:
-    """The time by clock() until which no call may be made from any mailbox; 0 without a pause."""
+    """Return the time by clock() until which no mailbox may make a call; 0 without a pause."""
     state = read(home, STATE)
     return max(float(state.get("paused", {}).get(SENDERS[0], 0)), float(state.get("paused_until", 0)))
 
 
 def end_pause(home: RelayHome, seconds: float = -1.0) -> None:
-    """Let the pause be over in so many seconds, without the wait."""
+    """End the pause in this number of seconds, without the wait."""
     home.put(STATE, json.dumps({**read(home, STATE), "paused_until": clock() + seconds}).encode())
 
 
 def expect_pause(home: RelayHome, seconds: float, since: float) -> None:
-    """A pause of so many seconds, which began after a time of clock(). A date lacks fractions of a second."""
+    """Assert a pause of this many seconds that began after a time of clock(). Dates have no fractions of a
+    second."""
     assert since + seconds - 1 <= paused_until(home) <= clock() + seconds
 
 
 def expect_paused(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
-    """The next delivery defers without a request, and says until when."""
+    """Assert that the next delivery defers without a request, and says until when."""
     before, began = len(sandbox.requests), clock()
     end = datetime.now(timezone.utc) + timedelta(seconds=paused_until(home) - began)
     delivery = send(deliver)
@@ -64,14 +65,14 @@ def expect_paused(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
     assert len(sandbox.requests) == before
     said = re.search(r"the provider asked for a pause, deferring until (\d\d:\d\d:\d\d)", delivery.text)
     assert said, delivery.text
-    # The relay reads one clock after the other, and may be held up between the two.
+    # The relay reads the two clocks in turn, and may be held up in between.
     late = range(-1, int(clock() - began) + 2)
-    # TZ is empty in pipe(8)'s environment: UTC.
+    # TZ is empty in pipe(8)'s environment, so this is UTC.
     assert said[1] in [(end + timedelta(seconds=seconds)).strftime("%H:%M:%S") for seconds in late]
 
 
 def http_date(seconds: float) -> str:
-    """An HTTP date so many seconds from now."""
+    """Return an HTTP date this number of seconds from now."""
     return formatdate(time.time() + seconds, usegmt=True)
 
 
@@ -104,7 +105,7 @@ def test_retry_after_is_kept(
 def test_a_retry_after_that_says_nothing(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, status: int
 ) -> None:
-    """429 means a short pause even so, and 503 none: neither garbage nor the past is a wish."""
+    """429 still means a short pause, and 503 none: neither garbage nor the past is a wish."""
     values = ["-5", "soon", "Fri, 99 Foo 2099 99:99:99 GMT", http_date(-3600), "0"]
     for value in values if status == 429 else values[:2]:
         sandbox.answer("sendMail", graph_error(status, "Busy", "Slow down.", {"Retry-After": value}))
@@ -136,7 +137,7 @@ def test_the_token_endpoint_can_ask_as_well(
 def test_only_the_mailbox_that_sent_too_much_is_held_up(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """Where each has a window of its own. A second one that is held up leaves the first one its pause."""
+    """If each has its own window. A pause for a second one does not end the first one's."""
     devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
     home.configure(RATE_LIMIT_SCOPE="sender", **devices)
     throttled = provided("graph/application-throttled", retry_after="120")
@@ -153,7 +154,7 @@ def test_only_the_mailbox_that_sent_too_much_is_held_up(
 def test_a_mailbox_that_is_closed_is_closed_alone(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver
 ) -> None:
-    """sendMail speaks for one mailbox, whose server may be another than that of the next."""
+    """sendMail speaks for one mailbox; the next one may be on another server."""
     devices = {"TRUSTED_DEVICE_IPS": ["10.1.1.1"], "TRUSTED_DEVICE_DOMAINS": ["d.com"]}
     home.configure(RATE_LIMIT_SCOPE="sender", **devices)
     sandbox.answer("sendMail", provided("graph/mailbox-store-unavailable", retry_after="120"))
@@ -215,7 +216,8 @@ def test_mail_flows_once_the_pause_is_over(sandbox: Sandbox, home: RelayHome, de
 def test_a_shorter_pause_does_not_end_a_longer_one(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, scope: str
 ) -> None:
-    """Two calls at a time, each with a wish of its own; the shorter one comes once the longer is known."""
+    """Two calls at the same time ask for different pauses; the shorter one arrives when the longer is
+    known."""
     home.configure(RATE_LIMIT_SCOPE=scope)
     gates = {"120": Event(), "5": Event()}
     for seconds, gate in gates.items():
@@ -263,7 +265,7 @@ def test_ses_throttling_is_a_pause(
     assert send(deliver).verdict == "deferred"
     expect_pause(home, seconds, began)
     if seconds == THROTTLED:
-        # A slow machine must not see the end of it.
+        # A slow machine must not see the pause end.
         end_pause(home, 10 * seconds)
     expect_paused(sandbox, home, deliver)
 

@@ -1,4 +1,4 @@
-"""A test that hangs ends the run with a message: which test it was, and what it did."""
+"""A test that hangs ends the run with a message that names the test and shows what it was doing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manual's rules for Prometheus are valid, and use what --status prints: each one fires, or is silent."""
+"""The manual's rules for Prometheus are valid and use what --status prints; each one fires when it should."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sandbox import Sandbox
 
 Changes = dict[str, Optional[str]]
 TARGET = 'instance="relay:9100",job="node"'
-# node_exporter's, of the file that the manual's line for cron writes.
+# node_exporter's sample for the file that the manual's cron line writes.
 FILE = 'node_textfile_mtime_seconds{file="/var/lib/prometheus/node-exporter/mail-relay.prom"}'
-# As Debian 11's node_exporter has it.
+# The same on Debian 11.
 OLD_FILE = 'node_textfile_mtime_seconds{file="mail-relay.prom"}'
 MINUTES = 120
-# A relay of which there is nothing to tell, in promtool's notation: first value, step and number of steps.
+# A relay with nothing to report, in promtool's notation: first value, step and number of steps.
 QUIET = {
     "status": "0",
     "oldest_deferred_seconds": "1200",
@@ -39,17 +39,18 @@ def constant(value: str) -> str:
 
 
 def rising(minute: int, value: int) -> str:
-    """A counter that begins to rise then, by so much in each minute."""
+    """Return a counter that rises by `value` a minute from this minute on."""
     return f"7+0x{minute} {7 + value}+{value}x{MINUTES - minute}"
 
 
 def growing(outcome: str, minute: int) -> Changes:
-    """A message in each minute from then on that ends so."""
+    """Return changes in which one message a minute ends with this outcome, from this minute on."""
     return {f'messages_total{{outcome="{outcome}"}}': rising(minute, 1)}
 
 
 def accepted(within: str) -> Changes:
-    """A message in each minute that was accepted within so many seconds, and in no less."""
+    """Return changes in which one message a minute is accepted within this bound, but not within a lower
+    one."""
     place = BUCKETS.index(within)
     return {
         f'acceptance_seconds_bucket{{le="{bound}"}}': rising(0, int(BUCKETS.index(bound) >= place))
@@ -59,7 +60,7 @@ def accepted(within: str) -> Changes:
 
 STORM = 'storm_messages{sender="copier@example.org"}'
 LIMIT = 'recipients_today{sender="ups@example.org"}'
-# What is different where an alert fires, by sample, "file" for node_exporter's; None where it is not there.
+# The samples that differ when an alert fires ("file" is node_exporter's); None: the sample is missing.
 FIRES: dict[str, list[Changes]] = {
     "MailRelayCritical": [{"status": constant("2")}],
     "MailRelayUnwatched": [
@@ -75,14 +76,14 @@ FIRES: dict[str, list[Changes]] = {
     "MailRelayStorm": [{STORM: constant("25")}],
     "MailRelayNearItsLimit": [{LIMIT: constant("8001")}],
 }
-# What comes close to one, and is none.
+# What comes close to an alert without firing it.
 SILENT: dict[str, list[Changes]] = {
     "MailRelayCritical": [{"status": constant("1")}, {"status": f"0+0x{MINUTES - 4} 2x10"}],
     "MailRelayUnwatched": [{}],
     "MailRelayMailWaits": [{"oldest_deferred_seconds": constant("1800")}],
     "MailRelayMailWentBack": [
         *(growing(outcome, 0) for outcome in ("delivered", "deferred", "overridden", "notices")),
-        # Of an hour ago.
+        # An hour ago.
         {'messages_total{outcome="bounced"}': f"7+0x{MINUTES - 60} 8+0x60"},
     ],
     "MailRelayRefused": [{"window_refused": f"0+0x{MINUTES - 9} 1x10"}],
@@ -101,7 +102,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The block of the manual, in a file."""
+    """A file with the rules from the manual."""
     [text] = [block.text for block in section("Alert rules").blocks if block.language == "yaml"]
     file = tmp_path_factory.mktemp("rules") / "mail-relay.yml"
     file.write_text(text)
@@ -110,7 +111,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed() -> str:
-    """What --status prints where it has something to tell of everything."""
+    """What --status prints when it has something to report everywhere."""
     with Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         watched = Watched(home)
         watched.have_something_of_all(sandbox)
@@ -125,15 +126,15 @@ def promtool(*arguments: object, fed: str = "") -> tuple[int, str]:
 
 
 def samples(printed: str) -> list[str]:
-    """The names of the samples with their labels, without what all of them begin with."""
+    """The names of the samples with their labels, without the common prefix."""
     lines = [line for line in printed.splitlines() if not line.startswith("#")]
     return [line.rpartition(" ")[0].removeprefix("postfix_api_relay_") for line in lines]
 
 
 def series(printed: str, changes: Changes) -> dict[str, str]:
-    """The values of every sample that --status prints, but for the changes."""
+    """Return the values of every sample that --status prints, with these changes."""
     quiet = {name: constant(QUIET.get(name.partition("{")[0], "0")) for name in samples(printed)}
-    # A rule cannot fire for what is not printed.
+    # A rule cannot fire for a sample that is not printed.
     assert set(changes) - {"file", "old file"} <= set(quiet)
     found: Changes = {**quiet, STORM: None, **accepted("5"), "file": f"0+60x{MINUTES}", **changes}
     files = {"file": FILE, "old file": OLD_FILE}
@@ -142,7 +143,7 @@ def series(printed: str, changes: Changes) -> dict[str, str]:
 
 
 def with_target(name: str) -> str:
-    """A sample as Prometheus has it: with the machine that it is of."""
+    """Return the sample's name with the machine's label, as Prometheus stores it."""
     plain, _, labels = name.partition("{")
     return f"{plain}{{{TARGET}{',' + labels if labels else '}'}"
 
@@ -157,7 +158,7 @@ def test_the_rules_are_valid(rules: Path) -> None:
 
 def test_nothing_is_wrong_with_the_metrics(printed: str) -> None:
     _, said = promtool("check", "metrics", fed=printed)
-    # Its name is promised.
+    # The name has been promised to users.
     complaints = [line for line in said.splitlines() if line]
     assert complaints == ['postfix_api_relay_credential_days use base unit "seconds" instead of "days"']
 

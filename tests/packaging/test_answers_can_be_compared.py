@@ -1,4 +1,4 @@
-"""tests/run.sh --live: the answers in files are compared with those of a service, here with the sandbox's."""
+"""tests/run.sh --live compares the recorded answers with those of a service, here the sandbox."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REGION = "eu-west-1"
 
 
 class Compared:
-    """What it printed and ended with."""
+    """The output and exit status of a comparison."""
 
     def __init__(self, status: int, output: str, problem: str) -> None:
         self.status, self.problem = status, problem
@@ -36,12 +36,12 @@ class Compared:
         assert not any(secret in output + problem for secret in SECRETS)
 
     def of(self, verdict: str) -> set[str]:
-        """The answers with this verdict."""
+        """Return the answers with this verdict."""
         return {name for name, line in self.lines.items() if line[:13].strip() == verdict}
 
 
 def compare(file: Path, tests: Path = PROJECT / "tests") -> Compared:
-    """Compare what is in a copy of the tests, or in the tests themselves."""
+    """Compare the answers of a copy of the tests, or of the tests themselves."""
     done = subprocess.run(
         [sys.executable, str(tests / "live.py"), str(file)],
         env={**os.environ, "NO_PROXY": "localhost,127.0.0.1"},
@@ -87,7 +87,7 @@ def test_all_that_can_be_provoked_is_the_same_at_the_sandbox(service: Sandbox, t
     compared = compare(file)
     assert compared.of("differs") == set()
     assert (compared.status, compared.problem) == (0, "")
-    # All files have a line, and what was not asked for says why.
+    # Every file has a line, and answers that were not asked for have a reason.
     assert compared.lines.keys() == {
         name for kind in ("graph", "entra", "ses", "azure", "aws") for name in names(kind)
     }
@@ -99,7 +99,7 @@ def test_all_that_can_be_provoked_is_the_same_at_the_sandbox(service: Sandbox, t
         compared.tally
         == f"{len(compared.of('same'))} same, 0 differs, {len(compared.of('not provoked'))} not provoked"
     )
-    # Mail to nobody else, and nothing left behind.
+    # No mail went to anybody else, and nothing is left behind.
     assert {recipient for message in service.accepted for recipient in message.recipients} == {MAILBOX}
     assert service.drafts == {}
 
@@ -158,7 +158,7 @@ def test_drafts_are_deleted_whatever_happens(service: Sandbox, tmp_path: Path) -
 
 
 def test_an_answer_of_another_form_ends_only_what_needs_it(service: Sandbox, tmp_path: Path) -> None:
-    # The first drafts are those that are refused anyway.
+    # The first drafts are refused anyway.
     service.answer("draft", *[Answer()] * 5, json_answer(201, {"id": 5}))
     compared = compare(credentials(tmp_path, graph=graph(service), ses=sound_ses(service)))
     assert compared.of("differs") == {"graph/draft-made"}
@@ -201,7 +201,7 @@ def moto() -> Iterator[str]:
 
 
 def test_moto_is_the_same_where_it_imitates_ses(moto: str, tmp_path: Path) -> None:
-    """It believes every key, and has a spelling of its own for what it refuses."""
+    """moto believes every key, and words some refusals in its own way."""
     compared = compare(credentials(tmp_path, ses=ses(moto)))
     assert compared.of("same") == {"ses/accepted", "ses/quota"}
     refused = compared.lines["ses/not-verified"]
@@ -255,7 +255,7 @@ def test_a_file_that_others_can_read_is_not_used(service: Sandbox, tmp_path: Pat
 
 
 def test_run_sh_has_it_as_an_option(service: Sandbox, tmp_path: Path) -> None:
-    """The name of the file counts from where it is called."""
+    """The file's name is relative to the current directory."""
     file = credentials(tmp_path, graph=graph(service))
     done = subprocess.run(
         [str(PROJECT / "tests" / "run.sh"), "--live", file.name],

@@ -1,4 +1,4 @@
-"""The benchmarks print figures, keep them, and tell when something has become dearer."""
+"""The benchmarks print figures, store them, and report what has become more expensive."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def lines(output: str, path: str) -> list[str]:
-    """The lines of a path in each of the tables."""
+    """Return the lines of a path in each of the tables."""
     return [line for line in output.splitlines() if line.startswith(f"{path} ")]
 
 
 def numbers(line: str) -> list[float]:
-    """The figures in a line."""
+    """Return the figures in a line."""
     return [float(number) for number in re.findall(r"(?<=  )\d+\.\d+(?= |$)", line)]
 
 
 def doctor(file: Path, paths: Sequence[str], factor: float) -> None:
-    """Let the relay have cost so many times as much."""
+    """Multiply what the relay cost by a factor."""
     content = json.loads(file.read_text())
     for path in paths:
         ours = content["paths"][path]["ours"]
@@ -57,9 +57,9 @@ def test_a_run_prints_a_table_and_keeps_its_figures(tmp_path: Path) -> None:
         shown = numbers(line)
         assert shown[::3] == pytest.approx(figures.ours, abs=0.05)
         assert shown[1::3] == pytest.approx(figures.floor, abs=0.05)
-        # The file's seconds have four decimals, and a fast machine's start takes a few thousandths.
+        # The file's seconds have four decimals, and a fast machine starts Python in a few thousandths.
         assert list(shown[2::3]) == pytest.approx(list(figures.ratios), rel=0.05, abs=0.01)
-        # No Python starts with less.
+        # Any Python needs more than this to start.
         assert min(*figures.ours, *figures.floor) > 0.001
         assert min(figures.ours.memory, figures.floor.memory) > 5
         assert re.search(r"  CPU [\d.]+.*  (yes|NO: .+)$", line)
@@ -69,7 +69,7 @@ def test_a_comparison_fails_where_a_path_has_become_dearer(tmp_path: Path) -> No
     file = tmp_path / "figures.json"
     benchmark("--save", file, "deferral", "reject")
 
-    # Far away: what a single run takes can be many times as much as another.
+    # Very different: a single run can take many times as long as another.
     doctor(file, ["deferral", "reject"], 1000)
     cheaper = benchmark("--compare", file, "deferral", "reject")
     assert cheaper.returncode == 0, cheaper.stdout + cheaper.stderr
@@ -89,7 +89,7 @@ def test_a_comparison_fails_where_a_path_has_become_dearer(tmp_path: Path) -> No
         (ALIKE._replace(cpu=0.109), ALIKE, False),
         (ALIKE._replace(cpu=0.111), ALIKE, True),
         (ALIKE._replace(memory=34.0), ALIKE, True),
-        # What time passes depends on what else the machine does.
+        # The elapsed time depends on what else the machine does.
         (ALIKE._replace(wall=9.0), ALIKE, False),
         # A slower machine.
         (ALIKE._replace(cpu=0.2), ALIKE._replace(cpu=0.2), False),
@@ -102,7 +102,7 @@ def test_a_tenth_more_of_the_floor_is_too_much(ours: Usage, floor: Usage, dear: 
 
 @pytest.mark.parametrize(("times", "verdict"), [(11.9, "yes"), (12.1, "NO: CPU")])
 def test_growth_is_told_without_the_start(times: float, verdict: str) -> None:
-    """A start of 0.1 s hides most of it in the first of the two lines."""
+    """A start of 0.1 s hides most of the growth in the first of the two lines."""
     taken = {"to-1": 0.1, "to-1000": 0.11, "to-10000": 0.1 + 0.01 * times}
     measured = {path: Figures(ALIKE._replace(cpu=cpu), ALIKE) for path, cpu in taken.items()}
     shown = table(measured)

@@ -1,4 +1,4 @@
-"""What postfix/install.sh makes of a machine, and what it leaves alone."""
+"""Check what postfix/install.sh does to a machine, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAVED = "postfix-api-relay.saved"
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Machine]:
-    """A machine with the relay for one network, which the tests only look at."""
+    """A machine with the relay for one network; the tests only look at it."""
     with Machine() as machine:
         machine.install("--networks", "192.168.1.0/24")
         yield machine
@@ -37,7 +37,7 @@ def fresh() -> Iterator[Machine]:
 
 @pytest.fixture
 def upgrade(tmp_path: Path) -> Path:
-    """A release with another script and nothing else."""
+    """A release that differs only in the script."""
     copy = release(tmp_path)
     with (copy / SCRIPT.name).open("a") as script:
         script.write("# Another version.\n")
@@ -45,20 +45,20 @@ def upgrade(tmp_path: Path) -> Path:
 
 
 def add_service(machine: Machine, command: str) -> None:
-    """Give the machine an apirelay of the admin's own."""
+    """Give the machine an apirelay service of the admin's own."""
     with (machine.postfix.config / "master.cf").open("a") as master:
         master.write(adapted_entry(command, machine.account))
 
 
 def install_without_home(machine: Machine, *options: str) -> str:
-    """What the installer prints when it is told neither home nor account."""
+    """Return what the installer prints when it is given neither home nor account."""
     command = machine.command(*options)
     home = command.index("--home")
     return finished(machine.run(*command[:home], *command[home + len(["--home", "", "--user", ""]) :]))
 
 
 def stderr_of(machine: Machine, *options: str, project: Path = PROJECT) -> str:
-    """What the installer prints when it refuses to go on: one line."""
+    """Return the one line that the installer prints when it refuses to continue."""
     done = machine.attempt(*options, project=project)
     assert done.returncode == 1, done.stdout
     assert re.fullmatch(r"install\.sh: .*\n", done.stderr), done.stderr
@@ -66,7 +66,7 @@ def stderr_of(machine: Machine, *options: str, project: Path = PROJECT) -> str:
 
 
 def changed_names(before: dict[str, object], after: dict[str, object]) -> set[str]:
-    """The files that came, went, or are not the same as before."""
+    """Return the files that were added, removed or changed."""
     return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
@@ -267,7 +267,7 @@ def test_the_two_files_are_never_overwritten_nor_shown(installed: Machine, upgra
     ]
     assert {name: (installed.home / name).read_text() for name in marks} == marks
     assert "own-" not in "".join(said)
-    # Nor is anything said of a provider that stands there already.
+    # Nor does it mention a provider that is set already.
     file = installed.home / "api-secrets.json"
     shipped = (PROJECT / "api-secrets.json.example").read_text()
     other = shipped.replace('"API_PROVIDER": "graph"', '"API_PROVIDER" : "ses"')
@@ -355,12 +355,12 @@ def test_a_setting_that_was_removed_is_put_back(installed: Machine) -> None:
 # ---------------------------------------------------------------- how large a message may be
 
 
-# What Graph takes as drafts and in one request, and SES, as Postfix counts it.
+# The limits of Graph (drafts, one request) and SES, as Postfix counts them.
 DRAFTS, REQUEST, SES = 48 << 20, 3 << 20, 30 << 20
 
 
 def sizes(machine: Machine) -> tuple[str, str]:
-    """The largest message and the largest mailbox, as main.cf has them."""
+    """Return the largest message and the largest mailbox, as set in main.cf."""
     return machine.setting("message_size_limit"), machine.setting("mailbox_size_limit")
 
 
@@ -373,7 +373,7 @@ def test_the_largest_message_follows_what_the_provider_takes(machine: Machine) -
         ("ses", "refuse", SES),
         ("graph", "send", DRAFTS),
     ):
-        # The file's spelling is an administrator's own.
+        # The file is written the way an administrator might.
         files.put("api-secrets.json", f'{{"API_PROVIDER" : "{provider}"}}'.encode())
         files.configure(LARGE_MESSAGES=large)
         assert (
@@ -428,7 +428,7 @@ def test_a_size_for_raised_mailboxes_stays(machine: Machine) -> None:
 
 
 def test_a_mailbox_takes_what_a_message_may_have(machine: Machine) -> None:
-    """Or local(8) delivers nothing at all."""
+    """Otherwise local(8) delivers nothing at all."""
     add_settings(machine.postfix.config, ["mailbox_size_limit = 40000000"])
     original = (machine.postfix.config / "main.cf").read_bytes()
     assert f"    mailbox_size_limit: 40000000 -> {DRAFTS}\n" in machine.install()
@@ -508,7 +508,7 @@ def test_a_dry_run_changes_nothing(machine: Machine) -> None:
 
 
 def changes_of(said: str) -> list[str]:
-    """The lines that tell of a change, without values: the defaults of some a dry run cannot know."""
+    """Return the lines that report a change, without values: a dry run cannot know some defaults."""
     changes = said.partition("dry run:")[0].partition("May send")[0]
     return [line.replace("would ", "", 1) for line in changes.splitlines() if " -> " not in line]
 
@@ -557,7 +557,8 @@ def test_cryptography_is_for_who_signs_in_with_a_certificate(
     packages = upgrade / "postfix" / "packages.sh"
     packages.write_text(packages.read_text().replace("/usr/bin/python3", "/nowhere/python3"))
     secrets = installed.home / "api-secrets.json"
-    # Not with O_CREAT: in a sticky directory the kernel refuses another's file then (fs.protected_regular).
+    # Not with O_CREAT: in a sticky directory the kernel then refuses another user's file
+    # (fs.protected_regular).
     with secrets.open("r+") as file:
         content = file.read().replace('"API_CREDENTIAL": "secret"', f'"API_CREDENTIAL": "{way}"')
         file.seek(0)
@@ -572,7 +573,7 @@ def test_cryptography_is_for_who_signs_in_with_a_certificate(
 
 
 def on(machine: Machine, date: str) -> None:
-    """Let the installer believe that it is another day."""
+    """Make the installer see this date."""
     machine.replace("date", f'case $1 in +%Y%m%d) echo {date} ;; *) exec "$real" "$@" ;; esac')
 
 
@@ -700,7 +701,7 @@ def test_a_postfix_that_does_not_run_is_not_started_to_be_left(installed: Machin
 # ---------------------------------------------------------------- runs that stop
 
 
-# What each program does before it fails.
+# What each program still does before it fails.
 STEPS = {
     "useradd": "",
     "runuser": '[[ "$*" == *api-secrets* ]] || exec "$real" "$@"',
@@ -714,7 +715,7 @@ WAY_BACK = {
     "postfix": STEPS["postfix"],
 }
 FAILURE = "echo one >&2; echo what went wrong >&2; exit 9"
-# What runs as the account has a limit, which is not what is to die.
+# What runs as the account runs under timeout(1), which must not be killed instead.
 DEATH = """parent=$PPID
 [ "$(cat /proc/$parent/comm)" != timeout ] || parent=$(cut -d" " -f4 /proc/$parent/stat)
 kill -KILL $parent; sleep 1"""
@@ -736,12 +737,12 @@ def test_a_run_that_was_killed_can_be_repeated(machine: Machine, program: str) -
 
 
 def with_failing(machine: Machine, program: str, ending: str) -> None:
-    """Let a program end badly, where STEPS does not say that it is to run as usual."""
+    """Make a program end this way, except in calls that STEPS passes on."""
     machine.replace(program, f"{STEPS[program]}\n{ending}")
 
 
 def finish(machine: Machine, program: str) -> None:
-    """Run the installer once more, with the program as it should be."""
+    """Run the installer again, with the program restored."""
     repair(machine, program)
     machine.install("--networks", "192.168.1.0/24")
     assert machine.called("postfix")[-1].endswith(" start"), "Postfix was never told"
@@ -751,7 +752,7 @@ def finish(machine: Machine, program: str) -> None:
 
 
 def repair(machine: Machine, program: str) -> None:
-    """Let a program be as it should be."""
+    """Restore a program."""
     if program == "postfix":
         machine.replace("postfix")
     else:
@@ -795,7 +796,7 @@ def test_a_home_that_the_account_cannot_enter_is_told(machine: Machine) -> None:
 
 
 def open_up(kind: str, home: Path, above: Path) -> None:
-    """Make a home that does not exist yet, or the directory above it, another's to replace."""
+    """Let another account replace a home that does not exist yet, or the directory above it."""
     if kind == "a link":
         home.symlink_to(above)
     elif kind == "below a link":
@@ -840,7 +841,7 @@ def test_a_home_that_others_can_replace_is_refused(machine: Machine, kind: str, 
 
 @pytest.mark.parametrize("content", ["precious", SCRIPT.name])
 def test_a_directory_of_something_else_is_not_taken(machine: Machine, content: str) -> None:
-    """Such as a directory of commands, where pip or somebody has put this one."""
+    """For example, a directory of commands, in which pip or an admin has put the program."""
     machine.home.mkdir()
     (machine.home / content).touch()
     assert f"{machine.home} is in use, but not by the relay" in stderr_of(machine)
@@ -897,7 +898,7 @@ def test_help_names_every_option() -> None:
 
 
 def test_a_release_without_the_modes_of_its_programs_will_do(machine: Machine, upgrade: Path) -> None:
-    """As from a ZIP file, or over a network drive."""
+    """As unpacked from a ZIP file, or copied over a network drive."""
     for file in upgrade.rglob("*"):
         if file.is_file():
             file.chmod(0o644)
@@ -912,7 +913,7 @@ def test_it_may_be_started_by_any_shell(machine: Machine, shell: str) -> None:
 
 
 def test_a_bash_that_is_called_sh_is_not_taken_for_bash(machine: Machine) -> None:
-    """As on Fedora, where it then lacks what the installer needs."""
+    """As on Fedora, where it then lacks features that the installer needs."""
     bash = shutil.which("bash")
     assert bash
     (machine.programs / "sh").symlink_to(bash)
@@ -956,7 +957,7 @@ def test_files_with_the_line_ends_of_windows_are_refused_and_can_be_fixed(
 
 
 def without_postfix(machine: Machine, project: Path, body: str) -> Path:
-    """The release on a machine that seems to lack Postfix's package; `body` is what apt-get does."""
+    """Return a release on a machine that seems to lack the postfix package; `body` is what apt-get does."""
     with (project / "postfix" / "packages.sh").open("a") as packages:
         packages.write("is_there() { [[ $1 != postfix ]]; }\n")
     machine.replace("apt-get", body)
@@ -999,7 +1000,7 @@ def test_a_long_installation_shows_that_it_works(machine: Machine, upgrade: Path
     assert said.startswith("install the packages postfix\n..\ncreate the group "), said
 
 
-# What apt says, and calls a success.
+# What apt prints while it reports success.
 NO_ANSWER = """\
 echo "Err:1 http://packages.example/debian stable InRelease"
 echo "  Temporary failure resolving 'packages.example'"
@@ -1034,7 +1035,8 @@ def test_an_incomplete_release_is_told(machine: Machine, upgrade: Path) -> None:
 
 @pytest.fixture
 def enforcing(machine: Machine) -> Machine:
-    """A machine that says it has SELinux and keeps the modules that it is given; they are really built."""
+    """A machine that reports SELinux as enforcing and keeps the modules it is given; they are really
+    built."""
     store = machine.base / "modules"
     store.mkdir()
     machine.replace("selinuxenabled")
@@ -1081,7 +1083,7 @@ def test_wrong_labels_are_mended(enforcing: Machine) -> None:
 
 
 def test_what_is_in_a_directory_of_the_accounts_is_not_labelled(enforcing: Machine) -> None:
-    """It could put a link there in the place of a directory that was just found."""
+    """The account could replace a directory that was just found with a link."""
     enforcing.install()
     own = enforcing.home / "own"
     (own / "inside").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What postfix/install.sh --urgent and --urgent-by-header set up, keep, remember and take away."""
+"""Check what postfix/install.sh --urgent and --urgent-by-header set up, keep, remember and take away."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def values(machine: Machine) -> dict[str, str]:
 
 
 def tables(machine: Machine) -> dict[str, str]:
-    """The values of the three settings where nothing else is set."""
+    """Return the values of the three settings if nothing else is set."""
     config = machine.postfix.config
     return {
         BY_SENDER: f"texthash:{config}/{SENDERS}",
@@ -37,7 +37,7 @@ def tables(machine: Machine) -> dict[str, str]:
 
 
 def found(machine: Machine, key: str, parameter: str) -> str:
-    """What Postfix finds for a key in the last table of a parameter."""
+    """Return what Postfix finds for a key in the last table of a parameter."""
     table = machine.setting(parameter).split()[-1]
     done = machine.run("postmap", "-c", str(machine.postfix.config), "-q", key, table)
     assert done.stderr == ""
@@ -92,7 +92,7 @@ def test_what_says_itself_that_it_is_urgent(fresh: Machine, line: str, is_urgent
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Machine]:
-    """A machine for urgent mail by header alone, which the tests only look at."""
+    """A machine for urgent mail by header alone; the tests only look at it."""
     with Machine() as machine:
         machine.install("--urgent-by-header")
         yield machine
@@ -140,7 +140,7 @@ def test_nobody_is_urgent_any_more(machine: Machine) -> None:
     assert "Goes ahead" not in said
     assert found(machine, "ups@domain.com", BY_SENDER) == ""
     assert found(machine, "X-Priority: 1", BY_HEADER) == ""
-    # What is in the queue for it still goes.
+    # Urgent mail in the queue is still delivered.
     assert has_urgent_service(machine)
     assert machine.install().startswith(NOTHING)
 
@@ -159,16 +159,16 @@ def test_what_the_admin_has_set_stays_and_is_added_to(machine: Machine) -> None:
     add_settings(machine.postfix.config, [f"{name} = {value}" for name, value in own.items()])
     machine.install(*ALL)
     ours = tables(machine)
-    # Attached messages go on to be looked through for what they were before.
+    # Attached messages are still checked against the admin's own table.
     assert machine.setting("nested_header_checks") == own[BY_HEADER]
     assert values(machine) == {
         BY_SENDER: f"{ours[BY_SENDER]}, {own[BY_SENDER]}",
-        # What comes after a permit is not asked.
+        # Postfix does not look past a permit.
         BY_CLIENT: f"{ours[BY_CLIENT]}, {own[BY_CLIENT]}",
         BY_HEADER: f"{own[BY_HEADER]}, {ours[BY_HEADER]}",
     }
     assert machine.install(*ALL).startswith(NOTHING)
-    # So does what is added later.
+    # Tables added later stay, too.
     add_settings(machine.postfix.config, [f"{BY_HEADER} = {ours[BY_HEADER]} regexp:/etc/postfix/new"])
     machine.install(*ALL)
     assert machine.install(*ALL).startswith(NOTHING)
@@ -204,7 +204,7 @@ def test_the_processes_set_by_hand_are_kept(machine: Machine) -> None:
         ({}, 6),
         ({"RATE_LIMIT_URGENT_RESERVE": 0}, 6),
         ({"RATE_LIMIT_URGENT_RESERVE": 3}, 3),
-        # Never more than half of the limit.
+        # Never more than half the limit.
         ({"RATE_LIMIT_PER_MINUTE": 5}, 2),
     ],
 )
@@ -216,7 +216,7 @@ def test_places_are_kept_where_the_admin_has_said_nothing(
     file.write_text(json.dumps(kept, indent=4))
     installed.install(*ALL)
     assert json.loads(file.read_text()) == {**kept, "RATE_LIMIT_URGENT_RESERVE": after}
-    # What is set to 0 afterwards stays so.
+    # A later 0 is kept.
     file.write_text(json.dumps({**kept, "RATE_LIMIT_URGENT_RESERVE": 0}))
     assert installed.install(*ALL).startswith(NOTHING)
 
@@ -297,5 +297,5 @@ def test_uninstalling_takes_it_away(machine: Machine) -> None:
 
 def test_postfix_has_nothing_to_complain_of(fresh: Machine) -> None:
     said = run("postfix", "-c", str(fresh.postfix.config), "check").splitlines()
-    # Debian's names each file that it copies into a chroot.
+    # Debian's postfix script names each file that it copies into a chroot.
     assert [line for line in said if not line.startswith("updating /etc/")] == []

@@ -24,7 +24,7 @@ from helpers.waiting import wait_until
 NOWHERE = "https://localhost:1"
 RECIPIENT = "to@external.com"
 RECORD = re.compile(r"\] (DELIVERED|PROCESSING): .* queue_id='([^']+)'")
-# How logrotate's name ends for a log that it finds where it is about to create one.
+# The suffix logrotate gives to a log that already exists when it is about to create one.
 ASIDE = ".backup"
 WORKERS = 3
 RENAMED = re.compile(r"^(\d+) +rename\(", re.MULTILINE)
@@ -32,8 +32,8 @@ RENAMED = re.compile(r"^(\d+) +rename\(", re.MULTILINE)
 
 @pytest.fixture(params=["root's", "the account's"])
 def installation(request: pytest.FixtureRequest) -> Iterator[RelayHome]:
-    """A relay whose provider does not answer: each delivery defers and is logged. Its home is the installer's
-    layout, or the guide's; the kernel is as Debian sets it."""
+    """A relay whose provider does not answer: each delivery defers and is logged. The home has the
+    installer's layout or the guide's; the kernel is set as on Debian."""
     with RelayHome(NOWHERE, None) as home, protected_regular():
         if request.param == "root's":
             home.give_to_root()
@@ -52,8 +52,8 @@ def send(home: RelayHome, name: str) -> Delivery:
 
 @contextmanager
 def steady_mail(home: RelayHome) -> Iterator[list[dict[str, Delivery]]]:
-    """Some workers, each of which hands in one message after the other, until the block ends; for each of
-    them what became of its messages so far."""
+    """Hand in one message after the other from several workers until the block ends; yield the outcomes of
+    each worker's messages so far."""
     ended: list[dict[str, Delivery]] = [{} for _ in range(WORKERS)]
     over = threading.Event()
 
@@ -73,19 +73,19 @@ def steady_mail(home: RelayHome) -> Iterator[list[dict[str, Delivery]]]:
 
 
 def wait_for_more(ended: list[dict[str, Delivery]]) -> None:
-    """Return when the messages under way have ended, and of each worker some that came after them."""
+    """Wait until the messages under way have ended, and a few later ones of each worker."""
     enough = [len(of_worker) + 3 for of_worker in ended]
     wait_until(lambda: all(len(of_worker) >= count for of_worker, count in zip(ended, enough)), 60)
 
 
 def keep_aside(home: RelayHome, number: int) -> None:
-    """Give a log that was put aside another name: the next one of the same hour would take its place."""
+    """Rename a log that was put aside: the next one of the same hour would replace it."""
     for file in home.path.glob(f"{LOG}-*{ASIDE}"):
         file.rename(home.path / f"{LOG}.rotation-{number}{ASIDE}")
 
 
 def text(file: Path) -> str:
-    """What a log says, compressed or not."""
+    """Return the text of a log, compressed or not."""
     data = file.read_bytes()
     return (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
 
@@ -126,7 +126,7 @@ def test_an_empty_or_missing_log_is_left_alone(installation: RelayHome, rotation
 def test_no_line_is_lost_in_two_rotations_while_deliveries_go_on(home: RelayHome, tmp_path: Path) -> None:
     home.give_to_root()
     home.configure(RATE_LIMIT_PER_MINUTE=0)
-    # As the installation leaves it.
+    # As the installer leaves it.
     home.put(LOG, b"", 0o644)
     configuration = configure(home, tmp_path)
     with steady_mail(home) as ended:
@@ -155,7 +155,7 @@ def test_no_line_is_lost_in_two_rotations_while_deliveries_go_on(home: RelayHome
 def test_what_is_logged_before_the_new_log_is_there_is_put_aside(
     installation: RelayHome, rotation: Path, tmp_path: Path
 ) -> None:
-    """Between renaming the old log and creating the new one, the relay makes one of its own."""
+    """Between the renaming of the old log and the creation of the new one, the relay creates its own."""
     log = installation.put(LOG, b"old\n", 0o644)
     calls = tmp_path / "calls"
     stop = ["-P", str(log), "-e", "inject=rename:signal=STOP:when=1"]

@@ -1,4 +1,4 @@
-"""What run.sh and demo.sh install, with package managers that only write down what they are asked for."""
+"""run.sh and demo.sh install what they need; the package managers here only record their arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ install_packages \
     '/no/such/*' debian-file fedora-file \
     '/et*' never never
 """
-# What breaks down once or more: with apt, and with pip in a virtual environment.
+# Downloads that fail once or more: with apt, and with pip in a virtual environment.
 DOWNLOADS = {
     "apt": """\
 set -euo pipefail
@@ -40,7 +40,7 @@ make_venv "$1/venv" "$1/python" pyproject.toml some-package
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A PATH of just the commands that the script itself uses."""
+    """A PATH with only the commands that the script itself uses."""
     for name in ("sort", "id", "bash", "cmp", "cp", "mkdir", "rm"):
         found = shutil.which(name)
         assert found
@@ -54,13 +54,13 @@ def add_manager(programs: Path, status: int = 0) -> None:
 
 
 def add_program(programs: Path, name: str, body: str) -> None:
-    """A program of these commands."""
+    """Add a program that runs these commands."""
     (programs / name).write_text(f"#!{programs}/bash\n{body}\n")
     (programs / name).chmod(0o755)
 
 
 def install(programs: Path) -> subprocess.CompletedProcess[str]:
-    """Run the installation of three things that are there and three that are not."""
+    """Run the installation with three things that are present and three that are missing."""
     return run_here(programs, INSTALL, sys.executable)
 
 
@@ -100,11 +100,11 @@ def test_an_unknown_distribution_ends_the_run(programs: Path) -> None:
 
 
 def download(programs: Path, tool: str, failures: int) -> tuple[int, list[str]]:
-    """The exit status of a download that fails so many times, and the calls that the tool had."""
+    """Return the exit status of a download that first fails `failures` times, and the tool's calls."""
     calls = programs / "calls"
     body = f'echo "$*" >>{calls}\nmapfile -t lines <{calls}\n[ ${{#lines[@]}} -gt {failures} ]'
     add_program(programs, {"apt": "apt-get", "pip": "pip"}[tool], body)
-    # An interpreter whose environments have that pip, and nothing else.
+    # An interpreter whose environments contain only that pip.
     add_program(programs, "python", f'mkdir -p "$3/bin"\ncp {programs}/pip "$3/bin/python"')
     add_program(programs, "sleep", "exit 0")
     done = run_here(programs, DOWNLOADS[tool], programs)

@@ -1,4 +1,4 @@
-"""What the installer does against mail that goes missing, with the real Postfix and a provider."""
+"""The installer prevents mail from going missing; with the real Postfix and a provider."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sandbox import Accepted, Sandbox
 
 ADMIN, DEFAULT = "it@office.example", "alerts@office.example"
 SES = {"API_PROVIDER": "ses", "API_TENANT_OR_REGION": "us-east-1"}
-# What a distribution's master.cf has besides.
+# A distribution's master.cf has this as well.
 LOCAL = "local unix - n n - - local\n"
 CRON = """\
 From: root (Cron Daemon)
@@ -32,7 +32,7 @@ X-Cron-Env: <LOGNAME=root>
 
 /bin/sh: 1: not found
 """
-# How a mail is handed in by what runs as root, and by what else the machine does.
+# How cron and other programs of root's hand in mail, and how the rest of the machine does.
 PROGRAMS = {
     "cron": (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t"], CRON),
     "cron of RHEL": (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "root"], CRON),
@@ -78,7 +78,8 @@ def sandbox_of_all() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module", params=["graph", "ses"])
 def relaying(request: pytest.FixtureRequest, sandbox_of_all: Sandbox) -> Iterator[Machine]:
-    """An installed machine that rejects mail without a visible recipient, whose notices have no pause."""
+    """A machine with the relay that rejects mail without a visible recipient and does not space its
+    notices."""
     with Machine(quiet=False) as machine:
         machine.install("--root-to", ADMIN)
         files = configure(machine, sandbox_of_all, MISSING_VISIBLE_RECIPIENT="reject")
@@ -96,7 +97,7 @@ def hand_in(postfix: PrivatePostfix, options: list[str], text: str) -> None:
 def test_mail_to_the_machines_own_accounts_reaches_the_admin(
     relaying: Machine, sandbox_of_all: Sandbox, program: str
 ) -> None:
-    """By header and envelope, so that it is not rejected; and as one message, without a notice about it."""
+    """The address is in header and envelope, so it is not rejected; one message, and no notice about it."""
     before = len(sandbox_of_all.accepted)
     hand_in(relaying.postfix, *PROGRAMS[program])
     (message,) = sandbox_of_all.accepted[before:]
@@ -109,7 +110,7 @@ def test_mail_to_the_machines_own_accounts_reaches_the_admin(
 def test_a_postfix_that_completes_domains_changes_nothing(
     relaying: Machine, sandbox_of_all: Sandbox, host: str
 ) -> None:
-    """As Postfix itself does, unless a distribution has set it otherwise."""
+    """Postfix does so by default, unless a distribution has changed it."""
     relaying.postconf("-e", "append_dot_mydomain = yes")
     relaying.postfix.reload()
     before = len(sandbox_of_all.accepted)
@@ -122,7 +123,7 @@ def test_a_postfix_that_completes_domains_changes_nothing(
 def test_mail_to_root_that_is_rejected_comes_back_to_the_admin(
     relaying: Machine, sandbox_of_all: Sandbox
 ) -> None:
-    """A To that names nobody is one: the message is in the bounce, and that is root's."""
+    """A To without an address is an example: the bounce contains the message, and goes to root."""
     before = len(sandbox_of_all.accepted)
     hand_in(relaying.postfix, ["root"], 'To: "x":;\nSubject: what it is about\n\nbody\n')
     [bounce] = [message for message in sandbox_of_all.accepted[before:] if "Undelivered" in message.subject]
@@ -144,7 +145,7 @@ def test_a_devices_mail_without_a_to_does_not_name_the_admin(
 
 
 def configure_again(machine: Machine, **changes: object) -> None:
-    """Change keys of the configuration, which keeps the others."""
+    """Change keys of the configuration and keep the others."""
     file = machine.home / "relay-config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
@@ -157,7 +158,7 @@ def test_mail_for_others_is_left_as_it_is(relaying: Machine, sandbox_of_all: San
 
 
 def test_a_device_that_calls_itself_root_is_told_of(relaying: Machine, sandbox_of_all: Sandbox) -> None:
-    """What saves the machine's own mail a notice is not in a device's hands."""
+    """A device cannot use what spares the machine's own mail a notice."""
     before = len(sandbox_of_all.accepted)
     forged = "Received: by relay.domain.com (Postfix, from userid 0)\n"
     text = forged + mail(From="root@relay.domain.com", To="to@external.com").decode()
@@ -184,7 +185,7 @@ def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbo
     assert said.endswith("\nThe relay is ready.\n")
     hand_in(machine.postfix, *PROGRAMS["cron"])
     assert [message.to for message in sandbox.accepted] == [[ADMIN]]
-    # Another admin is followed, but for what an option has said.
+    # A new admin address is followed, unless an option has set one.
     files.configure(ADMIN_NOTIFICATION_EMAIL="new@office.example", DEFAULT_FROM_ADDRESS=DEFAULT)
     assert "goes to new@office.example\n" in machine.install()
     assert "goes to ops@office.example\n" in machine.install("--root-to", "ops@office.example")
@@ -195,13 +196,13 @@ def test_root_goes_to_the_admin_once_that_is_configured(machine: Machine, sandbo
 
 
 def largest(postfix: PrivatePostfix, limit: int) -> int:
-    """Send the largest message that Postfix takes, but for some bytes, from a sender that is replaced, with
-    recipients that no header names; return its size as the device counts it."""
+    """Send the largest message that Postfix accepts, within a few hundred bytes, from a sender that is
+    replaced, to recipients that no header names; return its size as the device counts it."""
     recipients = ["to@external.com", *(f"bcc-{number}@external.com" for number in range(20))]
     text = mail(Subject="large").decode()
     size = limit
     while True:
-        # It counts what it notes about a message besides.
+        # Postfix also counts what it records about a message.
         size -= 500
         lines = (size - len(text) - text.count("\n")) // 78
         try:
@@ -216,7 +217,7 @@ def largest(postfix: PrivatePostfix, limit: int) -> int:
 def test_a_device_is_told_at_once_that_its_message_is_too_large(
     machine: Machine, sandbox: Sandbox, secrets: dict[str, str]
 ) -> None:
-    """And everything that Postfix takes is delivered, even with the relay's additions."""
+    """And everything that Postfix accepts is delivered, even with what the relay adds."""
     machine.install()
     files = configure(machine, sandbox, LARGE_MESSAGES="refuse")
     files.secrets(**secrets)
@@ -271,7 +272,7 @@ def test_a_pickup_of_the_admins_own_is_kept(machine: Machine) -> None:
 
 
 def test_what_went_over_devices_mail_is_taken_back(machine: Machine) -> None:
-    """As a version before this one has set it."""
+    """An earlier version set it."""
     machine.install("--root-to", ADMIN)
     old = f"undisclosed_recipients_header = To: {ADMIN}"
     add_settings(machine.postfix.config, [old])
@@ -310,7 +311,7 @@ def bounced(machine: Machine) -> bool:
 
 @pytest.mark.parametrize("own", ["office.example", "$myorigin"])
 def test_the_sites_own_domain_is_not_this_machines(machine: Machine, sandbox: Sandbox, own: str) -> None:
-    """By name, or by Debian's mail name: before, its mail is bounced, and the bounce as well."""
+    """By name, or by Debian's mail name: before, its mail bounced, and so did the bounces."""
     name = machine.base / "mailname"
     name.write_text("office.example\n")
     add_settings(
@@ -339,8 +340,7 @@ def of_devices(sandbox: Sandbox) -> list[Accepted]:
 # ---------------------------------------------------------------- what Postfix itself refuses
 
 REFUSED = "554 5.7.1 <it@office.example>: Recipient address rejected: Access denied"
-# What no single setting says, as main.cf, or as the port's own in master.cf has it; and the answer that a
-# device gets.
+# What no single setting shows, in main.cf or for the port in master.cf; and the answer that a device gets.
 REFUSALS = {
     "a class of restrictions": (
         [
@@ -375,7 +375,7 @@ REFUSALS = {
 def test_what_postfix_refuses_the_check_hears_from_it(
     relaying: Machine, sandbox_of_all: Sandbox, name: str
 ) -> None:
-    """It sends nothing for that: Postfix takes mail of the configuration's senders, or says why not."""
+    """The check sends no mail: Postfix accepts the configuration's senders, or says why not."""
     settings, sender, said = REFUSALS[name]
     main, master = (relaying.postfix.config / file for file in ("main.cf", "master.cf"))
     before, accepted = (main.read_text(), master.read_text()), len(sandbox_of_all.accepted)
@@ -391,7 +391,7 @@ def test_what_postfix_refuses_the_check_hears_from_it(
     age_settings(relaying.postfix.config)
     relaying.postfix.reload()
     text = f"FAIL  Postfix does not accept mail from {sender}: {said}; look for the reason in Postfix's log"
-    # Where a milter is missing, Postfix 3.11 ends the connection.
+    # Without the milter, Postfix 3.11 closes the connection.
     assert text in done.stdout.replace(" 421 4.7.1 ", " 451 4.7.1 ").splitlines()
     assert done.returncode == 1
     assert len(sandbox_of_all.accepted) == accepted
@@ -419,7 +419,7 @@ def test_a_run_ends_with_a_message_through_postfix(machine: Machine, sandbox: Sa
 
 
 def test_a_message_that_is_lost_fails_the_run(machine: Machine, sandbox: Sandbox) -> None:
-    """Settings that are up to the administrator are left and reported; the run comes to its end."""
+    """Settings that are up to the administrator are left alone and reported; the run finishes."""
     machine.install("--root-to", ADMIN)
     configure(machine, sandbox)
     maps = "transport_maps = inline:{office.example=discard:}"

@@ -1,4 +1,4 @@
-"""What `pip install .` leaves on a machine."""
+"""Check what `pip install .` leaves on a machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_SHIPPED = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the project in it, built from a copy: a build litters its source."""
+    """A virtual environment with the project in it, built from a copy because a build litters its source."""
     directory = tmp_path_factory.mktemp("pip")
     source = directory / "source"
     shutil.copytree(PROJECT, source, ignore=NOT_SHIPPED)
@@ -31,7 +31,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(environment: Path) -> list[str]:
-    """The installed files, without pip's own record of them."""
+    """Return the installed files, except pip's own record of them."""
     listing = run(str(environment / "bin" / "python"), "-m", "pip", "show", "-f", SCRIPT.name)
     names = listing.partition("Files:\n")[2].split()
     return [name for name in names if ".dist-info/" not in name]
@@ -65,7 +65,7 @@ def test_the_command_imports_nothing_that_lies_beside_it(environment: Path) -> N
 def test_the_shipped_command_runs_isolated_and_is_executable() -> None:
     first_line, *others = SCRIPT.read_text().splitlines()
     assert first_line.startswith("#!/usr/bin/python3 -ISc")
-    # Kernels before 5.1, such as RHEL 8's, cut it off there without a word.
+    # Kernels before 5.1, such as RHEL 8's, silently cut the line off there.
     assert len(first_line) <= 127
     assert [line for line in others if len(line) > 110] == []
     assert SCRIPT.stat().st_mode & 0o111 == 0o111

@@ -36,7 +36,7 @@ SETTINGS = {
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Path:
-    """A configuration directory of nothing but the fragments."""
+    """A configuration directory with nothing but the fragments."""
     make_settings(tmp_path)
     shutil.copy(PROJECT / "postfix" / "master.cf", tmp_path)
     add_settings(tmp_path, fragment_settings(PROJECT / "postfix" / "main.cf"))
@@ -52,7 +52,7 @@ def test_every_setting_arrives(configuration: Path) -> None:
 
 def test_every_setting_is_known_to_postfix(configuration: Path) -> None:
     done = subprocess.run(["postconf", "-c", configuration, "-n"], capture_output=True, text=True, timeout=60)
-    # It warns of parameters that nothing uses, such as misspelt ones.
+    # postconf warns of unused parameters, such as misspelt ones.
     assert done.stderr == ""
 
 
@@ -84,6 +84,6 @@ def test_what_is_commented_out_leads_to_the_transport_for_urgent_mail(configurat
         file.write(urgent_text(PROJECT / "postfix" / "main.cf"))
     age_settings(configuration)
     done = subprocess.run(["postconf", "-c", configuration, "-n"], capture_output=True, text=True, timeout=60)
-    # A parameter of a missing transport would be reported as one that nothing uses.
+    # A parameter of a missing transport would be reported as unused.
     assert "apirelay-urgent_destination_recipient_limit = 0\n" in done.stdout
     assert "unused parameter" not in done.stderr

@@ -1,4 +1,4 @@
-"""The manual's commands, as they are written there, on a machine of the tests' own."""
+"""The manual's commands work as written, on a test machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def shell(machine: Machine) -> Shell:
-    """A shell in which the README's paths and accounts are that machine's."""
+    """A shell in which the README's paths and accounts mean that machine's."""
     collector = machine.base / "node-exporter"
     collector.mkdir()
     changes = {
@@ -52,7 +52,7 @@ def other_tenant(machine: Machine) -> Path:
 
 @pytest.fixture
 def project(machine: Machine, shell: Shell) -> Path:
-    """The project's directory, with the fragments for that machine."""
+    """A copy of the project's directory, with the fragments for that machine."""
     copy = release(machine.base)
     for name in ("logrotate/postfix-api-relay", "postfix/master.cf"):
         (copy / name).write_text(shell.adapted((copy / name).read_text()))
@@ -63,27 +63,27 @@ def project(machine: Machine, shell: Shell) -> Path:
 def installed(machine: Machine, shell: Shell, sandbox: Sandbox) -> Machine:
     """That machine with the relay, configured for the sandbox."""
     for text in install_commands():
-        # The files are still to be edited.
+        # The files still have to be edited.
         assert "still to be done" in finished(shell.attempt(text))
     configure(machine, sandbox)
     return machine
 
 
 def install_commands() -> list[str]:
-    """The quick start up to where files are edited."""
+    """The quick start up to the editing of the files."""
     return [text for text in commands("Quick start") if "install.sh" in text]
 
 
 def configure(machine: Machine, sandbox: Sandbox) -> None:
-    """Do what the README leaves to an editor."""
+    """Make the edits that the README leaves to the reader."""
     files = machine.files(sandbox.url, sandbox.ca_file)
-    # Not the example's, which the check would complain of.
+    # Not the example's values, which the check would complain of.
     files.configure(ADMIN_NOTIFICATION_EMAIL="it@domain.com", DEFAULT_FROM_ADDRESS="relay@domain.com")
     files.secrets()
 
 
 def normalised(line: str) -> str:
-    """A line of the log without what differs from run to run: times, ids and the recipients' order."""
+    """Return a line of the log without what differs from run to run: times, ids and the recipients' order."""
     line = re.sub(r"^\[\S+\]|\b(?:message_|queue_)?id='[^']*'", "", line)
     return re.sub(r"recipients=\[(.*?)\]", lambda found: str(sorted(found[1].split(", "))), line)
 
@@ -121,7 +121,7 @@ def test_the_steps_by_hand_set_what_the_installer_sets(machine: Machine, shell: 
             shell.run(text, project)
     printed = machine.install("--networks", "192.168.1.0/24", project=project)
     changes = printed.partition("May send without a password")[0].splitlines()
-    # In another home the rotation has another name, and the notes are the installer's own.
+    # Another home needs its own rotation, and only the installer keeps notes.
     assert [line.split()[0] for line in changes] == ["write", "record"]
 
 
@@ -149,7 +149,7 @@ def test_an_upgrade_changes_nothing_else(installed: Machine, shell: Shell) -> No
 
 
 def contents(machine: Machine) -> dict[str, bytes]:
-    """What is in the files, but for the compiled program, which names the time of the program."""
+    """Return the contents of the files, except the compiled program, which contains a time stamp."""
     return {name: found.content for name, found in machine.tree().items() if "__pycache__" not in name}
 
 
@@ -166,7 +166,7 @@ def test_what_is_removed_and_what_is_kept(installed: Machine, shell: Shell) -> N
 
 
 def checks() -> list[str]:
-    """The commands in blocks that only look, and the message that --send-test sends."""
+    """Return the commands in blocks that only look, and the message that --send-test sends."""
     headings = ("Quick start", "Monitoring", "Troubleshooting")
     texts = [text for heading in headings for text in commands(heading) if "install.sh" not in text]
     return list(dict.fromkeys(line for text in texts for line in text.splitlines()))
@@ -175,13 +175,13 @@ def checks() -> list[str]:
 def test_every_command_that_looks_at_the_relay_works(installed: Machine, shell: Shell) -> None:
     for command in checks():
         done = shell.attempt(command)
-        # A warning is no fault of the command.
+        # A warning does not mean that the command failed.
         assert done.returncode in ((0, 1, 2) if "--status" in command else (0,)), f"{command}\n{done}"
         assert done.stdout or "postqueue" in command, command
 
 
 def figures(status: str) -> set[str]:
-    """The names of the figures behind the bar of a status."""
+    """Return the names of the figures behind the bar of a status."""
     return set(re.findall(r"(\w+)=", status.splitlines()[0].partition("|")[2]))
 
 
@@ -190,14 +190,14 @@ def test_the_status_looks_as_it_is_shown(installed: Machine, shell: Shell) -> No
     [command] = [line for line in checks() if line.endswith("--status")]
     real = shell.attempt(command).stdout
     labels = [[line.split()[0] for line in text.splitlines()] for text in (shown, real)]
-    # Nothing has been sent yet.
+    # Nothing has been sent so far.
     assert [label for label in labels[0] if label != "recipients:"] == labels[1]
-    # There is no error yet, and no date is given.
+    # There has been no error, and no date is set.
     assert figures(shown) == figures(real) | {"last_error_seconds", "credential_days"}
 
 
 def cron_line(option: str) -> tuple[str, str]:
-    """The schedule and the command, which root runs, of the one line for cron with this option."""
+    """Return schedule and command of the only cron line with this option; root runs it."""
     [line] = [block.text for block in blocks("cron") if option in block.text]
     schedule, user, command = re.fullmatch(r"((?:\S+ ){4}\S+) (\S+) (.*)\n", line).groups()  # type: ignore[union-attr]
     # crontab(5): an unescaped % would end the command.
@@ -206,17 +206,17 @@ def cron_line(option: str) -> tuple[str, str]:
 
 
 def test_the_report_comes_by_mail(installed: Machine, shell: Shell, sandbox: Sandbox) -> None:
-    # Too long for a line: cut off with a character that ASCII lacks.
+    # Too long for a line: it is cut off with a character that is not in ASCII.
     sender = f"{'u' * 60}@{'s' * 40}.local"
     installed.postfix.smtp(sender, ["admin@domain.com"], mail(To="admin@domain.com").decode())
     installed.wait_until_empty()
     accepted = len(sandbox.accepted)
     schedule, command = cron_line("--report")
     assert schedule == "0 7 * * 1"
-    # In the environment that cron makes.
+    # In cron's environment.
     shell.run(f"env -i MAIL_CONFIG=$MAIL_CONFIG PATH=/usr/bin:/bin sh -c {shlex.quote(command)}")
     installed.wait_until_empty()
-    # No notice of a replaced sender comes with it.
+    # No notice of a replaced sender accompanies it.
     [report] = sandbox.accepted[accepted:]
     assert (report.mailbox, report.to) == ("alerts@domain.com", ["admin@domain.com"])
     received = report.received
@@ -297,7 +297,7 @@ def test_the_mail_of_a_device_is_set_aside(installed: Machine, shell: Shell, san
     installed.postfix.wait_for("the deferral", lambda: set(queues().values()) == {"deferred"})
     [command] = commands("A device that fills the queue")
     shell.run(command)
-    # Meanwhile the other one may be on its way once more.
+    # Meanwhile the other one may be retried.
     installed.postfix.wait_for("one held, one deferred", lambda: queues() == senders)
 
 
@@ -320,7 +320,7 @@ def test_postfix_gives_back_a_domain_that_it_took_for_its_own(
 
 
 def accepts(postfix: PrivatePostfix, message: str) -> bool:
-    """Hand in a message, and tell whether it was taken: an idle smtpd(8) may outlast a reload."""
+    """Hand in a message and tell whether it was accepted: an idle smtpd(8) may outlast a reload."""
     try:
         postfix.smtp("alerts@domain.com", ["admin@domain.com"], message)
     except smtplib.SMTPRecipientsRefused:
@@ -349,7 +349,7 @@ def test_a_second_tenant_delivers_what_is_its_own(installed: Machine, shell: She
 # ---------------------------------------------------------------- in the text
 
 
-# What a line of the text may tell one to run: here, or on the administrator's own machine only.
+# What a line of the text may ask the reader to run: here, or only on the administrator's own machine.
 RUN_HERE = {"chmod", "postconf", "postfix", "postqueue", "postsuper"}
 RUN_THERE = {"apt", "dnf", "journalctl", "restorecon", "tests/run.sh"}
 

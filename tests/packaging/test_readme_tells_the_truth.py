@@ -31,7 +31,7 @@ from helpers.templates import literals, unprintable
 from sandbox import Accepted, Sandbox
 
 ALL = "postfix-api-relay"
-# The tests that run the commands under a heading.
+# The tests that run the commands under each heading.
 MACHINE = "tests/packaging/test_readme_commands_work.py"
 DEVICES = "tests/postfix/test_devices_that_want_tls_or_a_password.py"
 RUN_BY = {
@@ -51,7 +51,7 @@ RUN_BY = {
     "Devices that want TLS": DEVICES,
     "Devices that want a password": DEVICES,
 }
-# Texts of Postfix, and of headers and settings, that the page quotes.
+# Messages of Postfix, headers and settings that the page quotes.
 NOT_OF_THE_SCRIPT = {
     "Command died with signal 14",
     "Message size exceeds fixed limit",
@@ -61,18 +61,18 @@ NOT_OF_THE_SCRIPT = {
     OWN.strip(),
     "MAIL FROM",
 }
-# The commands that the page's text tells readers to run.
+# The commands that the page's text asks readers to run.
 COMMANDS = {
     *("apt", "chmod", "dnf", "journalctl", "pip", "pkill", "postconf", "postfix", "postqueue", "postsuper"),
     "restorecon",
 }
-# SES's API authorizes SendEmail with raw content as SendRawEmail.
+# SES's API checks SendEmail with raw content as SendRawEmail.
 ACTIONS = {"ses:SendEmail", "ses:SendRawEmail", "ses:GetSendQuota"}
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    """All pages."""
+    """The text of all pages."""
     return "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 
 
@@ -99,7 +99,8 @@ def test_what_a_refusal_means_is_the_scripts(relay: ModuleType) -> None:
 
 
 def setting_rows(relay: ModuleType, kind: type) -> list[list[str]]:
-    """The rows that the script's table of settings asks for: key, what it is, what it must be, default."""
+    """Return the rows that the script's table of settings calls for: key, what it is, what it must be,
+    default."""
     rows = []
     for key, spec in relay.settings_of(kind).items():
         with pytest.raises(ValueError) as wanted:
@@ -140,7 +141,7 @@ def test_the_sender_rules_are_what_happens(home: RelayHome, sandbox: Sandbox) ->
     assert len(rows) > 5
     for sender, client, goes_out, notice, _why in rows:
         before = len(sandbox.accepted)
-        # As pipe(8) shows the null sender, with the shipped entry of master.cf.
+        # The shipped entry of master.cf makes pipe(8) show the null sender like this.
         envelope = "" if sender == "`<>`" else sender.strip("`")
         message = mail(From=envelope)
         delivery = pipe(home, message, "to@external.com", sender=envelope, client=client.strip("`"))
@@ -151,7 +152,7 @@ def test_the_sender_rules_are_what_happens(home: RelayHome, sandbox: Sandbox) ->
 
 
 def test_the_installer_explains_its_options_itself() -> None:
-    """The manual leaves them to --help, which must have all of them."""
+    """The manual refers to --help for them, which must list them all."""
     installer = PROJECT / "postfix" / "install.sh"
     done = subprocess.run(["bash", installer, "--help"], capture_output=True, text=True, timeout=60)
     explained = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
@@ -207,7 +208,7 @@ def test_the_policy_allows_what_the_relay_does() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors that a page's headings have."""
+    """Return the anchors of a page's headings."""
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in page(path)}
 
 
@@ -245,7 +246,7 @@ def test_keys_and_constants_exist(relay: ModuleType, quoted: list[str]) -> None:
     words = {word for span in quoted for word in re.findall(r"\b[A-Z]+_[A-Z0-9_]+\b(?!…)", span)}
     assert known <= words
     others = {word for word in words - known if not hasattr(relay, word) and not word.startswith("YOUR_")}
-    # A mistake that the page is about.
+    # The page explains this mistake.
     assert others == {"VALID_FROM_ADRESSES"}
 
 
@@ -273,7 +274,7 @@ def test_options_of_our_programs_exist(relay: ModuleType, text: str) -> None:
 
 
 def cited(text: str) -> set[int]:
-    """The numbers of the sources that a text names, such as (3, 13)."""
+    """Return the numbers of the sources that a text names, such as (3, 13)."""
     return {int(number) for group in re.findall(r"\((\d+(?:, \d+)*)\)", text) for number in group.split(", ")}
 
 
@@ -292,7 +293,7 @@ def test_what_is_said_of_others_has_its_source() -> None:
 
 
 def is_quoted_text(span: str) -> bool:
-    """Whether a span is neither a command nor a setting, but a text that a user reads."""
+    """Tell whether a span is text that a user reads, and neither a command nor a setting."""
     first = span.removeprefix("sudo ").split()[0]
     is_command = first in COMMANDS
     is_ours = "/" in first or first.startswith("--") or first == ALL
@@ -313,10 +314,10 @@ def test_what_the_page_quotes_is_what_the_script_can_say(quoted: list[str]) -> N
 def test_what_a_block_shows_is_what_the_script_can_say() -> None:
     pieces = literals(SCRIPT.read_text(encoding="utf-8"))
     shown = {block.heading: block.text.splitlines() for block in blocks("")}
-    # A drawing, and lines that other tests compare with those of a delivery, and of --explain.
+    # A drawing, and lines that other tests compare with those of a delivery or of --explain.
     others = {ALL, "The first device", "An explanation", "6. Try it"}
     assert set(shown) - {"Quick start", "Monitoring systems"} == others
-    # The level is in a column of its own.
+    # The level has its own column.
     levels = re.compile(r"^(?:ok|warn|FAIL) {2,4}(?=\S)")
     [first, *_] = blocks("console")
     answers = [line for line in first.text.splitlines() if not line.startswith("$ ")]
@@ -338,7 +339,7 @@ def test_words_in_the_text_cannot_be_made_of_anything() -> None:
 
 
 def is_run(block: Block) -> bool:
-    """Whether a test under RUN_BY runs the block."""
+    """Tell whether a test under RUN_BY runs the block."""
     test = RUN_BY.get(block.heading)
     return bool(test and f'"{block.heading}"' in (PROJECT / test).read_text(encoding="utf-8"))
 
@@ -386,12 +387,12 @@ def test_the_first_screen_shows_the_commands_of_the_quick_start() -> None:
     run = [line for text in commands("Quick start") for line in text.splitlines()]
     assert len(shown) == 2
     assert [line for line in shown if line not in run] == []
-    # About forty lines: the part that is visible without scrolling.
+    # About forty lines, the part that is visible without scrolling.
     assert README.read_text(encoding="utf-8").partition(first.text)[0].count("\n") < 40
 
 
 def without_ids(line: str) -> str:
-    """A line of the log without its time and the ids of the provider and Postfix."""
+    """Return a line of the log without its time and the ids of the provider and Postfix."""
     return re.sub(r"^\[\S+\]|\b(?:queue_)?id='[^']*'", "", line)
 
 

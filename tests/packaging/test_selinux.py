@@ -1,6 +1,6 @@
-"""The SELinux module: it allows what the relay and logrotate do, and no more.
+"""The SELinux module allows what the relay and logrotate do, and no more.
 
-What they do is seen with strace; what the module allows on top of the distribution's policy, with sesearch.
+strace shows what they do, and sesearch what the module adds to the distribution's policy.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ RECIPIENT = "to@external.com"
 # Not approved, so the admin is notified of it.
 STRANGER = "printer@elsewhere.com"
 RULE = re.compile(r"^allow (\w+) (\w+):(\w+) (?:\{ ([\w ]+) \}|(\w+));$", re.MULTILINE)
-# To a port that the kernel chooses: another one would be asked for by its own type.
+# A port that the kernel chooses: any other would be checked by its own type.
 BOUND = re.compile(r"bind\(.*AF_INET6, sin6_port=htons\(0\)")
 
-# The module's versions, each with the sum of its rules and contexts.
+# The module's versions, each with the checksum of its rules and contexts.
 VERSIONS = {
     "1.0": "d61a017be2be35ff",
     "1.3": "21f241f80a12bb83",
@@ -54,7 +54,7 @@ def rights(*permissions: str, target: str = "postfix_spool_t", kind: str = "file
 
 NODE_BIND = Right("node_t", "tcp_socket", "node_bind")
 IOCTL = Right("postfix_spool_t", "file", "ioctl")
-# What the base policy lacks, measured on an enforcing Debian 12 with a stand-in for the relay.
+# Missing in the base policy, measured on an enforcing Debian 12 with a stand-in for the relay.
 MEASURED = {
     RELAY: {
         NODE_BIND,
@@ -66,13 +66,13 @@ MEASURED = {
         *rights("create", "getattr", "ioctl", "open", "read", "rename", "setattr", "unlink", "write"),
     },
 }
-# What Python asks for to leave the script's bytecode beside it.
+# What Python needs to write the script's bytecode beside it.
 CACHING = {
     *rights("create", kind="dir"),
     *rights("add_name", "remove_name", "write", target="bin_t", kind="dir"),
     *rights("create", "rename", "write", target="bin_t"),
 }
-# With any of these, what runs in the relay's place could change the script or its bytecode.
+# With any of these, a program that has taken the relay's place could change the script or its bytecode.
 TAMPERING = {
     *rights("create", "reparent", kind="dir"),
     *rights("create", kind="lnk_file"),
@@ -82,7 +82,7 @@ TAMPERING = {
 
 
 def module() -> dict[str, set[Right]]:
-    """What the module allows, by domain."""
+    """Return what the module allows, by domain."""
     text = (PROJECT / "selinux" / "postfix-relay.te").read_text()
     found = RULE.findall(text)
     assert len(found) == text.count("\nallow "), "a rule that this test does not read"
@@ -94,7 +94,8 @@ def module() -> dict[str, set[Right]]:
 
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """The machine's policy with the module; made once for all workers of pytest-xdist, for it takes 8 s."""
+    """The machine's policy with the module; built once for all workers of pytest-xdist because it takes 8
+    s."""
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "policy"
     with open(f"{root}.lock", "w") as lock:
@@ -107,7 +108,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 
 def asked(policy: Policy, observer: Observer) -> dict[Right, str]:
-    """What the policy is asked for, each with a call that needs it, had the home been in its place."""
+    """Return what the policy is asked for if the home is at its usual path, each with a call that needs
+    it."""
     found: dict[Right, str] = {}
     for kind in ("dir", "file"):
         needs = {need: call for need, call in observer.needs.items() if need.kind == kind}
@@ -119,13 +121,13 @@ def asked(policy: Policy, observer: Observer) -> dict[Right, str]:
 
 
 def refused(policy: Policy, domain: str, questions: Iterable[Right]) -> set[Right]:
-    """Which of these the policy does not allow."""
+    """Return the rights that the policy does not allow."""
     wanted = set(questions)
     return wanted - policy.rights(domain, {right.target for right in wanted})
 
 
 def compare(policy: Policy, domain: str, used: dict[Right, str]) -> None:
-    """Assert that a domain is allowed what it used, and that the module gives it nothing else."""
+    """Assert that a domain may do what it did, and that the module grants it nothing else."""
     assert {right: used[right] for right in refused(policy, domain, used)} == {}, "missing"
     assert module()[domain] - set(used) == set(), "not used"
     assert MEASURED[domain] - set(used) == set(), "the system calls are not read aright"
@@ -181,7 +183,7 @@ def test_a_system_call_that_is_not_known_is_not_passed_over(tmp_path: Path, text
 
 
 def watch(policy: Policy, home: RelayHome, message: bytes = MESSAGE) -> tuple[Delivery, dict[Right, str]]:
-    """Deliver under strace: what became of the message, and what the policy is asked for."""
+    """Deliver under strace; return the delivery, and what the policy is asked for."""
     observer = Observer(home.path)
     traced = trace(home, message, RECIPIENT, sender=STRANGER)
     observer.see(traced.calls)
@@ -193,7 +195,7 @@ def watch(policy: Policy, home: RelayHome, message: bytes = MESSAGE) -> tuple[De
 
 
 def first(home: RelayHome, provider: Sandbox) -> None:
-    """With a notice of the replaced sender."""
+    """A notice of the replaced sender follows."""
 
 
 def second(home: RelayHome, provider: Sandbox) -> None:
@@ -201,7 +203,7 @@ def second(home: RelayHome, provider: Sandbox) -> None:
 
 
 def spaced_notices(home: RelayHome, provider: Sandbox) -> None:
-    """These are remembered."""
+    """The relay remembers these."""
     home.configure(NOTIFY_INTERVAL_MINUTES=9)
 
 
@@ -215,13 +217,13 @@ def full_window(home: RelayHome, provider: Sandbox) -> None:
 
 
 def wait_for_a_place(home: RelayHome, provider: Sandbox) -> None:
-    """However late it comes, there is none before it waits."""
+    """No slot opens before the delivery waits, however late that is."""
     occupy(home, FAR)
     threading.Thread(target=give_a_place, args=(home,)).start()
 
 
 def give_a_place(home: RelayHome) -> None:
-    """Let a slot open when a delivery waits."""
+    """Open a slot once a delivery waits."""
     wait_until(lambda: "WAITING: " in home.log())
     open_slots(home)
 
@@ -244,7 +246,7 @@ def left_by_a_death(home: RelayHome, provider: Sandbox) -> None:
 
 
 def large_message(home: RelayHome, provider: Sandbox) -> bytes:
-    """It keeps its progress, which an attempt before has left, and whose age it renews."""
+    """The delivery keeps its progress, which an earlier attempt has left, and renews its age."""
     provider.answer("send", Answer(503))
     assert waits(pipe(home, SCAN, RECIPIENT, sender=STRANGER))
     return SCAN
@@ -255,7 +257,7 @@ def directory_for_a_file(home: RelayHome, provider: Sandbox) -> None:
     home.own(home.path / WINDOW)
 
 
-# What is done beforehand, and what the log says then.
+# The preparation, and what the log says afterwards.
 DELIVERIES: dict[Callable[[RelayHome, Sandbox], bytes | None], str] = {
     first: "NOTICE: override notice sent",
     second: "NOTICE: override notice sent",
@@ -273,7 +275,7 @@ DELIVERIES: dict[Callable[[RelayHome, Sandbox], bytes | None], str] = {
 
 
 def python_asks_for_terminals() -> bool:
-    """Whether the relay's Python asks this of each file that it opens, as it does before 3.14."""
+    """Tell whether the relay's Python asks this of each file that it opens, as it does before 3.14."""
     shown = run(SYSTEM_PYTHON, "-I", "-c", "import sys; print(sys.version_info < (3, 14))")
     return shown.strip() == "True"
 
@@ -292,8 +294,8 @@ def test_the_relay_is_allowed_what_it_does_and_no_more(policy: Policy) -> None:
 
 
 def test_the_relay_cannot_change_itself(policy: Policy, home: RelayHome) -> None:
-    """A first start in a home of its own would leave the script's bytecode. What may write there decides what
-    the relay does from then on, so that this is denied, and the installation makes the bytecode."""
+    """A first start in its own home would write the script's bytecode. Whatever may write there decides what
+    the relay does from then on, so this is denied, and the installer writes the bytecode."""
     delivery, used = watch(policy, home)
     assert delivery.verdict == "sent"
     assert refused(policy, RELAY, used) == CACHING

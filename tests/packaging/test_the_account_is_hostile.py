@@ -1,4 +1,4 @@
-"""An account that has been taken over: its files never run as root, and never lead root elsewhere."""
+"""An account that has been taken over: its files never run as root, and never redirect root elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from helpers.terminal import on_a_terminal
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PRECIOUS = "only root can read this"
-# What lies in a home, what its programs might look for there, and names that a command could misread.
+# The files in a home, what its programs might look for there, and names that a command could misread.
 NAMES = (
     *(SCRIPT.name, CONFIG, SECRETS, LOG, "__pycache__"),
     *(
@@ -33,7 +33,7 @@ NAMES = (
     *("sitecustomize.py", "usercustomize.py", "requests.py", "json.py", "py_compile.py", "pwd.py"),
     *("postconf", "runuser", "stat", "python3", "-rf", "--", "a\nb", "$(id)", "; id", " "),
 )
-# As the account, in the home: each name in the place of what is there, as far as it is let.
+# As the account, in the home: replace each name, as far as permissions allow.
 PLANT = """
 import os, shutil, sys
 kind, elsewhere, program, names = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
@@ -65,7 +65,7 @@ for name in names:
     except OSError:
         pass
 """
-# As the account: bytecode with another's program, and the size and time that the script has.
+# As the account: bytecode of another program, with the size and time of the script.
 COMPILE = """
 import importlib.util, os, py_compile, sys
 script, program = sys.argv[1:]
@@ -91,13 +91,13 @@ except OSError:
 
 @pytest.fixture(autouse=True)
 def protected() -> Iterator[None]:
-    """The kernel as Debian sets it."""
+    """Set the kernel up as on Debian."""
     with protected_regular():
         yield
 
 
 class Attacked:
-    """A machine with the relay, whose account does what it can; `marks` tells what ran as whom."""
+    """A machine with the relay, whose account does what it can; `marks` records what ran as whom."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -131,20 +131,20 @@ class Attacked:
         )
 
     def plant(self, kind: str) -> None:
-        """Put such things wherever the account can, and bytecode that claims to be the script's."""
+        """Plant this wherever the account can, and bytecode that claims to be the script's."""
         self.as_account(PLANT, kind, str(self.elsewhere), self.program, *NAMES)
         if kind == "program":
             self.as_account(COMPILE, str(self.home / SCRIPT.name), self.python)
 
     def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Root starts the relay."""
+        """Start the relay as root."""
         return self.machine.run(str(self.home / SCRIPT.name), "--home", str(self.home), *arguments)
 
     def check(self) -> subprocess.CompletedProcess[str]:
         return self.start("--check", "--postfix-config", str(self.machine.postfix.config))
 
     def start_all(self) -> None:
-        """All that README lets root start."""
+        """Start everything that the README lets root start."""
         self.check()
         self.start("--status", "--postfix-config", str(self.machine.postfix.config))
         self.start("--send-test", "me@external.com")
@@ -152,7 +152,8 @@ class Attacked:
         self.start("alerts@domain.com", "4ZxTestQid", "to@external.com", "")
 
     def expect_nothing(self) -> None:
-        """Nothing ran as root, and nothing elsewhere has changed, or is now open to the account."""
+        """Assert that nothing ran as root, and that nothing elsewhere was changed or opened to the
+        account."""
         assert "ran-as-0" not in os.listdir(self.marks)
         assert tree(self.elsewhere) == self.before
         for path in self.home.rglob("*"):
@@ -160,7 +161,8 @@ class Attacked:
                 assert PRECIOUS.encode() not in path.read_bytes(), path
 
     def is_usable(self, name: str) -> bool:
-        """Whether the relay can have it: a file of the account's own, or none, which the installer makes."""
+        """Tell whether the relay can use it: a file of the account's own, or none, because the installer
+        makes it."""
         file = self.home / name
         if file.is_symlink() or not file.exists():
             return not file.is_symlink()
@@ -171,7 +173,7 @@ class Attacked:
         return (self.elsewhere / "precious").stat().st_ino
 
     def expect_roots(self) -> None:
-        """What root starts and trusts is the shipped program, and root's alone."""
+        """Assert that root starts and trusts only the shipped program, and that it is root's alone."""
         assert (self.home / SCRIPT.name).read_bytes() == SCRIPT.read_bytes()
         [cache] = (self.home / "__pycache__").iterdir()
         for path in (self.home, self.home / SCRIPT.name, self.home / CONFIG, cache.parent, cache):
@@ -198,7 +200,7 @@ KINDS = ("program", "link", "link to a new file", "hard link", "pipe", "director
 @pytest.mark.parametrize("cache", ["there", "missing"])
 def test_nothing_that_the_account_leaves_runs_as_root(attacked: Attacked, kind: str, cache: str) -> None:
     if cache == "missing":
-        # As nobody should, and the account can make one then.
+        # Nobody should, but if the cache is removed, the account can make one.
         subprocess.run(["rm", "-r", attacked.home / "__pycache__"], check=True, timeout=60)
     attacked.plant(kind)
     attacked.start_all()
@@ -224,7 +226,7 @@ def test_an_upgrade_of_the_previous_version_runs_nothing_that_the_account_has_le
     attacked.expect_nothing()
     assert (attacked.home / SCRIPT.name).read_bytes() == SCRIPT.read_bytes()
     if not usable:
-        # Where there is no configuration to be had, nor secrets, it says so.
+        # If it has no configuration or secrets, it says so.
         assert (done.returncode, str(attacked.home) in done.stderr) == (1, True), done
         for name in (CONFIG, SECRETS):
             subprocess.run(["rm", "-rf", attacked.home / name], check=True, timeout=60)
@@ -245,7 +247,8 @@ def test_an_uninstallation_of_the_previous_version_follows_nothing(attacked: Att
 
 
 def test_what_it_plants_would_run(attacked: Attacked) -> None:
-    """Or the tests above would see nothing: of the previous version, root runs what the account has left."""
+    """Otherwise the tests above prove nothing: in the previous version, root runs what the account has
+    left."""
     attacked.machine.as_before()
     attacked.plant("program")
     attacked.start("--version")
@@ -253,7 +256,7 @@ def test_what_it_plants_would_run(attacked: Attacked) -> None:
 
 
 def test_the_bytecode_that_it_plants_would_run(attacked: Attacked) -> None:
-    """As its own, that is: what the account starts itself is its own affair."""
+    """It runs as the account, which may start what it likes."""
     subprocess.run(["rm", "-r", attacked.home / "__pycache__"], check=True, timeout=60)
     attacked.as_account(COMPILE, str(attacked.home / SCRIPT.name), attacked.python)
     account = pwd.getpwnam(attacked.machine.account)
@@ -269,7 +272,7 @@ def test_the_bytecode_that_it_plants_would_run(attacked: Attacked) -> None:
 
 @pytest.mark.parametrize("name", [SCRIPT.name, CONFIG])
 def test_what_the_account_has_open_is_not_what_is_used(attacked: Attacked, name: str) -> None:
-    """A change of the owner alone would leave it the way in."""
+    """If only the owner changed, the account could still write through the open file."""
     attacked.machine.as_before()
     with (attacked.home / name).open("ab") as opened:
         attacked.machine.install()
@@ -297,7 +300,7 @@ def test_the_previous_version_is_upgraded(attacked: Attacked) -> None:
     assert machine.install().startswith("nothing to change\n")
 
 
-# The owner, another user, the group, the mask, and all others (acl(5)): all may do everything.
+# The owner, another user, the group, the mask, and all others (acl(5)), each with all rights.
 ACL_TAGS = (0x01, 0x02, 0x04, 0x10, 0x20)
 ACL_NAMES = ("system.posix_acl_access", "system.posix_acl_default")
 SET_ACL = "import os, sys\nfor name in sys.argv[2:]: os.setxattr('.', name, bytes.fromhex(sys.argv[1]))"
@@ -305,14 +308,14 @@ APPEND = "import sys\nopen(sys.argv[1], 'a').close()"
 
 
 def acl_for(user: int) -> bytes:
-    """An access control list by which a user may do everything, as the kernel takes it."""
+    """Return an access control list that gives a user all rights, in the kernel's format."""
     entries = (struct.pack("<HHI", tag, 7, user if tag == 0x02 else 0xFFFFFFFF) for tag in ACL_TAGS)
     return struct.pack("<I", 2) + b"".join(entries)
 
 
 @pytest.mark.parametrize("version", ["previous", "this"])
 def test_an_access_control_list_of_the_accounts_ends(attacked: Attacked, version: str) -> None:
-    """Or what root makes in the home would be open to whom the account has named."""
+    """Otherwise what root creates in the home would be open to whoever the account has named."""
     own = acl_for(pwd.getpwnam(attacked.machine.account).pw_uid)
     if version == "previous":
         attacked.machine.as_before()
@@ -336,7 +339,7 @@ def test_an_access_control_list_of_the_accounts_ends(attacked: Attacked, version
 
 
 def test_all_of_a_log_is_kept(attacked: Attacked) -> None:
-    """However large it is: it stays the file that it was."""
+    """However large it is: the file stays the same."""
     attacked.machine.as_before()
     log = attacked.home / LOG
     os.truncate(log, 100 << 20)
@@ -370,7 +373,7 @@ def test_a_log_that_is_another_s_is_moved_out_of_the_way(attacked: Attacked, kin
     attacked.expect_nothing()
 
 
-# In the place of runuser(1): the terminal of its session, and every file that it has open.
+# Replaces runuser(1): record the terminal of its session, and every file that it has open.
 TERMINALS = """
 read -r _ _ _ _ _ _ terminal _ </proc/$$/stat
 echo "$terminal $(readlink /proc/$$/fd/* | tr '\\n' ' ') $*" | tr '\\n' ' ' >>{0}
@@ -380,7 +383,7 @@ exec "$real" "$@"
 
 
 def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked) -> None:
-    """It could type into it, with root's rights, and read what root types. It cannot wait forever, either."""
+    """It could type commands that root's shell runs, and read what root types. Nor can it wait forever."""
     machine, seen = attacked.machine, attacked.machine.base / "seen"
     machine.replace("runuser", TERMINALS.format(seen))
     machine.replace("timeout", 'exec "$real" "$@"')
@@ -398,14 +401,14 @@ def test_what_runs_as_the_account_has_nothing_of_the_terminal(attacked: Attacked
         assert call.startswith("0 "), call
         assert "/dev/pts/" not in call, call
         assert "/dev/tty" not in call, call
-    # Reading for root ends soon, and everything else in the end.
+    # Root's reading is stopped soon, and everything else eventually.
     limits = [call.split() for call in machine.called("timeout")]
     assert {words[1] for words in limits if words[0] == "10"} == {"grep", "head", SYSTEM_PYTHON}
     assert sum(words[:4] == ["-k", "5", "60", "setsid"] for words in limits) == len(calls)
 
 
 def test_root_s_files_are_no_way_to_what_root_alone_can_read(attacked: Attacked) -> None:
-    """A configuration with another name elsewhere is root's, and was never the relay's."""
+    """A configuration with another name elsewhere belongs to root and was never the relay's."""
     attacked.machine.as_before()
     file = attacked.home / CONFIG
     file.unlink()
@@ -419,7 +422,7 @@ def test_root_s_files_are_no_way_to_what_root_alone_can_read(attacked: Attacked)
 
 @pytest.mark.parametrize("version", ["previous", "this"])
 def test_nothing_takes_the_place_of_a_program_that_is_removed(attacked: Attacked, version: str) -> None:
-    """Root may start it still: what README has for cron stays."""
+    """Root may still start it: the README's cron line stays."""
     machine = attacked.machine
     if version == "previous":
         machine.as_before()
@@ -444,7 +447,7 @@ def test_a_directory_of_others_stays_open_where_it_was_open(attacked: Attacked) 
     assert oct(other.stat().st_mode & 0o7777) == oct(0o1777)
 
 
-# In the place of mkdir(1): the account is quicker so many times.
+# Replaces mkdir(1): the account is faster a number of times.
 QUICK = """
 [[ "$*" != */__pycache__ ]] || [ "$(grep -c "^mkdir .*/__pycache__" {0})" -gt {1} ] ||
     runuser -u {2} -- ln -s {3} "$1"
@@ -469,12 +472,12 @@ def test_an_account_that_is_quick_to_plant_a_link(attacked: Attacked, times: int
     attacked.expect_roots()
 
 
-# In the place of grep(1): as the account, something that has its output open goes on after it.
+# Replaces grep(1): as the account, it leaves a process that keeps its output open.
 STAYING = """
 [ "$(id -u)" = 0 ] || {{ sleep 600 & echo $! >>{0}; }}
 exec "$real" "$@"
 """
-# In the place of timeout(1): the account stops what it can; root's own does not wait for long.
+# Replaces timeout(1): the account stops what it can; root's own limit is shortened.
 STOPPED = """
 [ "$(id -u)" = 0 ] || kill -STOP $$
 [ "$1 $2 $3" != "-k 5 60" ] || exec "$real" -k 1 1 "${@:4}"
@@ -506,7 +509,7 @@ exec "$real" "$@"
 def test_the_account_learns_nothing_of_root_s_shell(
     attacked: Attacked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can read the environment of what runs as itself, and enter its directory."""
+    """It can read the environment of whatever runs as the account, and enter its directory."""
     seen = attacked.machine.base / "seen"
     attacked.machine.replace("runuser", LOOK.format(seen))
     monkeypatch.setenv("TOKEN_OF_ROOT", "secret")
@@ -528,7 +531,7 @@ def test_what_the_account_prints_is_nothing_for_a_terminal(attacked: Attacked) -
 
 
 def test_a_home_whose_group_was_inherited(attacked: Attacked) -> None:
-    """Or it would be set right each time again."""
+    """Otherwise it would be corrected on every run."""
     attacked.machine.as_before()
     attacked.home.chmod(0o2770)
     attacked.machine.install()
@@ -537,7 +540,7 @@ def test_a_home_whose_group_was_inherited(attacked: Attacked) -> None:
 
 
 def test_an_address_is_no_command_in_what_the_installer_advises(attacked: Attacked) -> None:
-    """The account has written it while the configuration was its own, and root takes the advice."""
+    """The account wrote it while it owned the configuration, and root follows the advice."""
     address = "it'|theirs|'@office.example"
     files = attacked.machine.files("https://localhost:1")
     files.configure(ADMIN_NOTIFICATION_EMAIL=address, DEFAULT_FROM_ADDRESS="me@office.example")

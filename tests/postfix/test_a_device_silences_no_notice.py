@@ -1,4 +1,4 @@
-"""A device that sends as MAILER-DAEMON is shown as the null sender: its mail may fail, but not in silence."""
+"""A device that sends as MAILER-DAEMON appears as the null sender: its mail may fail, but not silently."""
 
 from __future__ import annotations
 

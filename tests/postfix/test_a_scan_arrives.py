@@ -1,4 +1,4 @@
-"""A scan that is too large for one call comes through SMTP, Postfix and the relay as it was sent, once."""
+"""A scan that is too large for one call passes SMTP, Postfix and the relay unchanged, and arrives once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox import Answer, Recorded, Sandbox
 
 SCAN = scan(12)
 DEVICE, SENDER, RECIPIENTS = "127.0.0.35", "network@domain.com", ["to@external.com", "bcc@domain.com"]
-# As a process is named in proc(5), in 15 characters.
+# The process's name in proc(5), which is cut to 15 characters.
 RELAY = "postfix-api-rel"
 
 
@@ -23,12 +23,13 @@ def submit(postfix: PrivatePostfix) -> None:
 
 
 def uploads(sandbox: Sandbox) -> list[Recorded]:
-    """The pieces of the file that have come so far."""
+    """Return the pieces of the file that have arrived so far."""
     return [request for request in sandbox.requests if request.role == "range"]
 
 
 def require_one_delivery(home: RelayHome, sandbox: Sandbox) -> None:
-    """The provider has sent the scan once, as it was, from one draft, and nothing of it is left."""
+    """Assert that the provider has sent the scan once, unchanged, from one draft, and that nothing is left
+    over."""
     [message] = sandbox.accepted
     sent, got = received_of(SCAN), message.received
     assert (message.via, got.to, got.bcc) == ("draft", RECIPIENTS[:1], RECIPIENTS[1:])

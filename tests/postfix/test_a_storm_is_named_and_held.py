@@ -1,4 +1,4 @@
-"""--status names the sender who has most of the queue, and its command holds just that sender's mail."""
+"""--status names the sender that fills most of the queue, and its command holds only that sender's mail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.home import RelayHome
 from helpers.mail import mail
 from helpers.postfix import PrivatePostfix
 
-# As a device writes them between the brackets of MAIL FROM.
+# As a device writes them between the angle brackets of MAIL FROM.
 STORMS = {
     "plain": "copier@domain.com",
     "a command": '"$(touch${IFS}proof)`touch${IFS}proof`"@x.org',
@@ -31,7 +31,7 @@ STORMS = {
     "a blank": '"a  b"@x.org',
     "an end of a line": "a\u2028b\u0085c@x.org",
 }
-# Whose mail is not to be held with it.
+# Their mail must not be held with it.
 BYSTANDERS = ["copier@domain.com.org", "xcopier@domain.com", "copier@domainxcom", "abc@x.org", "a@x.org"]
 NUMBER = 25
 
@@ -46,7 +46,7 @@ def postfix(home: RelayHome) -> Iterator[PrivatePostfix]:
 
 
 def send(postfix: PrivatePostfix, senders: list[str], recipient: str = "admin@domain.com") -> None:
-    """Hand in one message of each sender."""
+    """Hand in one message from each sender."""
     with smtplib.SMTP("127.0.0.1", postfix.port, "device.domain.com", 30) as client:
         client.ehlo()
         client.command_encoding = "utf-8"
@@ -58,7 +58,7 @@ def send(postfix: PrivatePostfix, senders: list[str], recipient: str = "admin@do
 
 
 def storm(sender: str) -> list[str]:
-    """The senders of its mail: the device writes itself in two ways."""
+    """Return the senders of its mail: the device writes its address in two ways."""
     spellings = [sender, re.sub("[a-z]", lambda letter: letter[0].upper(), sender)]
     return [spellings[number % 2] for number in range(NUMBER)]
 
@@ -68,7 +68,7 @@ def ids(postfix: PrivatePostfix, queue: str) -> set[str]:
 
 
 def settled(postfix: PrivatePostfix, number: int) -> set[str]:
-    """The queue ids of the mail that waits, once it is so many and all of it is deferred."""
+    """Return the queue ids of the waiting mail, once there are `number` messages and all are deferred."""
     postfix.wait_for("the deferrals", lambda: len(ids(postfix, "deferred")) == number)
     return ids(postfix, "deferred")
 
@@ -79,7 +79,7 @@ def test_exactly_its_mail_is_held(
 ) -> None:
     sender = STORMS[name]
     send(postfix, [other for other in [*BYSTANDERS, *STORMS.values()] if other != sender])
-    # Whose recipient looks like what is searched for.
+    # The recipient looks like what the command searches for.
     send(postfix, ["nas@x.org"], r'"\"sender\": \"copier@domain.com\""@x.org')
     others = settled(postfix, len(BYSTANDERS) + len(STORMS))
     send(postfix, storm(sender))
@@ -98,5 +98,5 @@ def test_exactly_its_mail_is_held(
     assert ids(postfix, "hold") == everything - others
     assert ids(postfix, "deferred") == others
     assert list(tmp_path.iterdir()) == []
-    # Nobody has most of what is left.
+    # No remaining sender fills most of the queue.
     assert by_hand(home, "--status", "--postfix-config", postfix.config).returncode == 0

@@ -1,4 +1,4 @@
-"""Mail of a mailbox that the provider refuses is tried again by Postfix every minute, at almost no cost."""
+"""Postfix retries mail of a mailbox that the provider refuses every minute, at almost no cost."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sandbox import Sandbox
 
 STUCK, WORKING = "network@domain.com", "alerts@domain.com"
 LIMIT = 28
-# Postfix's scan of the deferred queue, as shipped.
+# Postfix's scan of the deferred queue, with the shipped settings.
 SCAN_SECONDS = 62
 
 
 @pytest.fixture
 def dedicated(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix as shipped, whose pipe(8) counts the time of what it starts."""
+    """A Postfix with the shipped settings, whose pipe(8) measures the time of what it starts."""
     home.configure(RATE_LIMIT_MAX_WAIT_SECONDS=90, DEFER_ON_CREDENTIAL_FAILURE=True)
     name = home.account.pw_name
     with PrivatePostfix(home.script, user=name, settings=LASTING_DAEMONS, as_shipped=True) as running:
@@ -33,7 +33,7 @@ def submit(postfix: PrivatePostfix, sender: str, subject: str) -> None:
 
 
 def relay_seconds(postfix: PrivatePostfix) -> float:
-    """The processor time of all relays so far."""
+    """Return the processor time of all relays so far."""
     found = [read_process(pid) for pid, name in postfix.programs().items() if name == "pipe"]
     return sum(process.reaped for process in found if process)
 
@@ -47,7 +47,7 @@ def test_an_alert_of_another_mailbox_does_not_wait_for_them(
         submit(dedicated, STUCK, f"stuck {number}")
     dedicated.wait_for("the first attempts", lambda: len(dedicated.outcomes()) >= messages, 300)
     before, requests = relay_seconds(dedicated), len(sandbox.requests)
-    # As at the next scan: all of them are in the active queue, and the alert is behind them.
+    # As at the next scan: all are in the active queue, ahead of the alert.
     dedicated.flush()
     dedicated.wait_for("all in the active queue", lambda: len(dedicated.outcomes()) > messages)
     began = time.monotonic()
@@ -64,9 +64,9 @@ def test_an_alert_of_another_mailbox_does_not_wait_for_them(
         alert_waits=f"{waited:.1f} s",
         share_of_a_processor=f"{100 * spent / SCAN_SECONDS:.1f} %",
     )
-    # One of them may ask again, and the alert is another.
+    # One of them may ask again; the alert is another call.
     calls = [request for request in sandbox.requests[requests:] if request.role == "sendMail"]
     assert len(calls) <= 3
     assert [outcome.status for outcome in dedicated.outcomes()].count("bounced") == 0
-    # In proportion: 300 stay below a fifth.
+    # In proportion: 300 messages take less than a fifth.
     assert spent < SCAN_SECONDS / 5 * messages / 300

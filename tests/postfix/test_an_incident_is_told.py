@@ -1,6 +1,5 @@
-"""A provider takes nothing for a while: the admin is told about it once, and about its end, and no mail
-waits.
-"""
+"""A provider accepts nothing for a while: the admin is notified of it once, and of its end, and no mail
+waits."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ MINUTES = 10
 
 
 def attempts(postfix: PrivatePostfix, number: int) -> None:
-    """Wait until so many deliveries have been tried."""
+    """Wait until this number of deliveries have been tried."""
     postfix.wait_for(f"{number} attempts", lambda: len(postfix.outcomes()) >= number)
 
 
@@ -50,7 +49,7 @@ def test_through_postfix(sandbox: Sandbox, home: RelayHome, postfix: PrivatePost
 def test_a_webhook_that_hangs_holds_up_no_mail(
     sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix
 ) -> None:
-    """pipe(8), of which there is one, waits for a command and its output, and not for who posts."""
+    """The only pipe(8) waits for a command and its output, but not for the process that posts."""
     with Webhook(sandbox.context) as webhook:
         webhook.hangs = True
         home.secrets(ADMIN_WEBHOOK_URL=webhook.url)
@@ -62,7 +61,7 @@ def test_a_webhook_that_hangs_holds_up_no_mail(
         postfix.sendmail("alerts@domain.com", ["to@external.com"], mail(Subject="Second").decode())
         sandbox.wait_for(1)
         took = time.monotonic() - began
-        # It is still at it.
+        # It is still posting.
         assert (len(processes(home)) >= 1, webhook.at_once) == (True, 1), took
         postfix.wait_until_empty()
         webhook.ending.set()

@@ -1,4 +1,4 @@
-"""--check and --status with the real Postfix: a fix takes effect, and the queue is seen as it is."""
+"""--check and --status with the real Postfix: a fix takes effect, and the queue is reported correctly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGE = mail(From="relay@example.org").decode()
 
 @pytest.fixture(autouse=True)
 def sound(sandbox: Sandbox, home: RelayHome) -> RelayHome:
-    """The home with nothing wrong in it; a deferred message is late after a second."""
+    """The home without a fault; a deferred message is late after a second."""
     sandbox.roles = ["Mail.ReadWrite", "Mail.Send"]
     change_constants(home, QUEUE_WARNING_SECONDS=1)
     make_sound(home)
@@ -28,20 +28,20 @@ def sound(sandbox: Sandbox, home: RelayHome) -> RelayHome:
 
 @pytest.fixture
 def postfix(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A running Postfix that delivers through the installed relay, the mail of root, too."""
+    """A running Postfix that delivers through the installed relay, including root's mail."""
     with PrivatePostfix(home.script, user=home.account.pw_name, settings=ROOT_MAIL) as running:
         yield running
 
 
 def check(home: RelayHome, postfix: PrivatePostfix) -> tuple[int, list[str]]:
-    """Exit status and problems, but for the log that the machine's own logrotate does not know."""
+    """Return exit status and problems, except that the machine's own logrotate does not know the log."""
     done = by_hand(home, "--check", "--postfix-config", postfix.config)
     problems = [line for line in done.stdout.splitlines() if not line.startswith("ok    ")]
     return done.returncode, [line for line in problems if "it grows for ever" not in line]
 
 
 def status(home: RelayHome, postfix: PrivatePostfix) -> tuple[int, str]:
-    """Exit status and text."""
+    """Return exit status and text."""
     done = by_hand(home, "--status", "--postfix-config", postfix.config)
     return done.returncode, done.stdout
 
@@ -51,7 +51,7 @@ def submit(postfix: PrivatePostfix) -> None:
 
 
 def places(postfix: PrivatePostfix) -> list[str]:
-    """In which of Postfix's queues the messages are."""
+    """Return the names of the Postfix queues that the messages are in."""
     return [message["queue_name"] for message in postfix.queue()]
 
 
@@ -88,7 +88,8 @@ def test_networks_that_check_finds_misspelt_stop_all_mail(home: RelayHome, entry
 
 
 def problem_of_entry(home: RelayHome, postfix: PrivatePostfix, flags: str) -> str:
-    """The one problem that --check finds once the transport has other flags; Postfix has them then, too."""
+    """Return the one problem that --check finds once the transport has other flags; Postfix uses them as
+    well."""
     entries = postfix.config / "master.cf"
     entries.write_text(replaced(entries.read_text(), "flags=Rq", flags))
     age_settings(postfix.config)
@@ -113,14 +114,14 @@ def test_a_time_limit_in_master_cf_goes_over_main_cfs(
     assert problem.startswith("FAIL  apirelay_time_limit is 1 s: Postfix would bounce mail ")
     sandbox.answer("sendMail", Answer(action="hang", times=None))
     submit(postfix)
-    # Its bounce has attempts of its own.
+    # The bounce has outcomes of its own.
     (outcome, *_) = postfix.wait_for("an attempt", postfix.outcomes)
     assert outcome.status == "bounced"
 
 
 @pytest.fixture
 def once(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix that leaves alone what it has deferred."""
+    """A Postfix that does not retry what it has deferred."""
     with PrivatePostfix(home.script, user=home.account.pw_name, settings=ONE_ATTEMPT) as running:
         yield running
 
@@ -130,7 +131,7 @@ def test_status_sees_the_queue(sandbox: Sandbox, home: RelayHome, once: PrivateP
     assert (code, text.split(" | ")[0]) == (0, "POSTFIX-API-RELAY OK - all is well")
     sandbox.answer("sendMail", Answer(503, times=None))
     submit(once)
-    # On its way there a listing can have it in two places.
+    # While it moves, a listing can show it twice.
     once.wait_for("deferred mail", lambda: places(once) == ["deferred"])
     late = "1 message deferred, the oldest for 0 min"
     found = once.wait_for("late mail", lambda: [found for found in [status(home, once)] if late in found[1]])

@@ -1,4 +1,4 @@
-"""The manual's recipes for devices that want TLS or a password, as they stand there, on a real Postfix."""
+"""The manual's recipes for devices that want TLS or a password work as written, on a real Postfix."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ class Relay(NamedTuple):
     sandbox: Sandbox
 
     def follow(self, text: str) -> str:
-        """Run commands that end with a reload, and return what they print once it has come about."""
+        """Run commands that end with a reload, and return their output once the reload is done."""
         with self.postfix.reloading():
             said = self.shell.run(text)
         self.postfix.wait_for("port 465", lambda: is_open(self.smtps))
         return said
 
     def context(self) -> ssl.SSLContext:
-        """What a device knows that was given the relay's certificate."""
+        """The TLS context of a device that was given the relay's certificate."""
         return ssl.create_default_context(cafile=self.postfix.config / "relay-cert.pem")
 
     def wait_for_mail(self) -> None:
-        """Return once the one message has reached the provider."""
+        """Wait until the one message has reached the provider."""
         self.postfix.wait_until_empty()
         assert [message.to for message in self.sandbox.accepted] == [[RECIPIENT]], self.postfix.log()
 
 
 def is_open(port: int) -> bool:
-    """Whether something listens on a port."""
+    """Tell whether something listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(autouse=True)
 def name_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Know the relay's name, by which devices connect: the certificate has to have it."""
+    """Make the relay's name resolve: devices connect by it, so the certificate has to contain it."""
     look_up = socket.getaddrinfo
 
     def answer(host: Any, *arguments: Any, **options: Any) -> Any:
@@ -70,7 +70,7 @@ def name_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def relay(home: RelayHome, sandbox: Sandbox, tmp_path: Path) -> Iterator[Relay]:
-    """A relay with TLS on port 25, in a chroot as Debian has it, and on port 465."""
+    """A relay with TLS on port 25, in a chroot as on Debian, and on port 465."""
     reserved = reserve_port(), reserve_port()
     submission, smtps = map(port_of, reserved)
     with PrivatePostfix(home.script, user=home.account.pw_name) as postfix:
@@ -86,7 +86,7 @@ def relay(home: RelayHome, sandbox: Sandbox, tmp_path: Path) -> Iterator[Relay]:
 
 @pytest.fixture
 def password(relay: Relay) -> str:
-    """The password of the device "copier", on a relay that asks for one."""
+    """The password of the device "copier", on a relay that requires one."""
     relay.follow(SET_UP)
     relay.postfix.wait_for("port 587", lambda: is_open(relay.submission))
     said = relay.shell.run(NEW_DEVICE)
@@ -96,17 +96,17 @@ def password(relay: Relay) -> str:
 
 
 def device(port: int) -> smtplib.SMTP:
-    """A device's connection."""
+    """Connect as a device."""
     return smtplib.SMTP(NAME, port, "device.domain.com", 30)
 
 
 def tls_device(port: int, context: ssl.SSLContext) -> smtplib.SMTP_SSL:
-    """The connection of a device that speaks TLS from the first byte."""
+    """Connect as a device that speaks TLS from the first byte."""
     return smtplib.SMTP_SSL(NAME, port, "device.domain.com", timeout=30, context=context)
 
 
 def submit(client: smtplib.SMTP) -> None:
-    """Send a message; raises smtplib's errors when it is refused."""
+    """Send a message; raises smtplib's errors if it is refused."""
     client.sendmail(SENDER, [RECIPIENT], mail(To=RECIPIENT).replace(b"\n", b"\r\n"))
 
 

@@ -13,7 +13,7 @@ from sandbox import Accepted, Sandbox
 
 @pytest.fixture(params=["graph", "ses"])
 def provider(request: pytest.FixtureRequest, home: RelayHome) -> str:
-    """Each provider in turn, the home being configured for it."""
+    """Each provider in turn, with the home configured for it."""
     name: str = request.param
     if name == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="us-east-1")
@@ -21,14 +21,14 @@ def provider(request: pytest.FixtureRequest, home: RelayHome) -> str:
 
 
 def delivered(postfix: PrivatePostfix, sandbox: Sandbox, count: int = 1) -> list[Accepted]:
-    """What the provider accepted, which has to be COUNT messages once nothing is queued any more."""
+    """Return what the provider accepted once the queue is empty; it has to be COUNT messages."""
     postfix.wait_until_empty()
     assert len(sandbox.accepted) == count, postfix.log()
     return sandbox.accepted
 
 
 def lines(home: RelayHome, word: str) -> list[str]:
-    """The lines of the relay's log that begin with WORD and a colon, without their time."""
+    """Return the lines of the relay's log that begin with WORD and a colon, without their time."""
     texts = [line.partition("] ")[2] for line in home.log().splitlines()]
     return [text for text in texts if text.startswith(f"{word}:")]
 
@@ -112,7 +112,7 @@ def test_a_trusted_device_sends_as_it_is(home: RelayHome, sandbox: Sandbox, post
     [message] = delivered(postfix, sandbox)
     assert message.mailbox == "copier@domain.com"
     assert message.message["From"] == "Copier <copier@domain.com>"
-    # The same from elsewhere is an unknown sender.
+    # From any other address the sender is unknown.
     postfix.smtp("copier@domain.com", ["admin@domain.com"], text, source_address="127.0.0.41")
     _, untrusted, notice = delivered(postfix, sandbox, 3)
     assert untrusted.mailbox == "alerts@domain.com"

@@ -1,4 +1,4 @@
-"""Mail that cannot go now stays in Postfix's queue and goes later, once."""
+"""Mail that cannot go out now stays in Postfix's queue and is delivered later, once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def submit(postfix: PrivatePostfix, text: str = MESSAGE) -> None:
 
 
 def first_outcome(postfix: PrivatePostfix) -> Outcome:
-    """What became of the first attempt, once there was one."""
+    """Return the outcome of the first attempt."""
     return postfix.wait_for("an attempt", postfix.outcomes)[0]
 
 
@@ -43,7 +43,7 @@ def test_a_provider_that_is_not_there(sandbox: Sandbox, postfix: PrivatePostfix)
     submit(postfix)
     first = first_outcome(postfix)
     assert (first.status, first.dsn[0]) == ("deferred", "4")
-    # Before it is deferred, and on its way to another attempt, a listing can have it twice or not at all.
+    # While it is being deferred or retried, a listing can show it twice or not at all.
     postfix.wait_for("its place in the queue", lambda: queue_ids(postfix) == [first.queue_id])
     sandbox.start()
     postfix.wait_until_empty()

@@ -1,4 +1,4 @@
-"""The model of pipe(8) says what the real one does."""
+"""The model of pipe(8) agrees with the real one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from helpers.pipe import TIME_LIMIT
 from helpers.pipe_cases import PIPE_CASES, SHORT_LIMIT, PipeCase
 from helpers.postfix import ONE_ATTEMPT, Outcome, PrivatePostfix
 
-# The first recipient's local part names the command that plays the case.
+# The first recipient's local part names the command that acts the case out.
 DISPATCHER = '#!/bin/sh\nexec "${0%/*}/${3%@*}"\n'
 
 
 def outcomes(home: RelayHome, limit: int) -> list[Outcome]:
-    """What Postfix makes of the first attempt at each case of a time limit."""
+    """Return what Postfix makes of the first attempt at each case of a time limit."""
     settings = {**ONE_ATTEMPT, "apirelay_time_limit": f"{limit}s"}
     numbers = [number for number, case in enumerate(PIPE_CASES) if case.limit == limit]
     with PrivatePostfix(home.script, user=home.account.pw_name, maxproc=8, settings=settings) as postfix:

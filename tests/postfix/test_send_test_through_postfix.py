@@ -1,4 +1,4 @@
-"""--send-test --through-postfix goes the way of a device's mail, and says where a message was lost."""
+"""--send-test --through-postfix takes the path of a device's mail, and says where a message was lost."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from sandbox import Answer, Sandbox
 RECIPIENT = "it@office.example"
 SENDER = "ups@office.example"
 ONCE = [f"{name} = {value}" for name, value in ONE_ATTEMPT.items()]
-# What a distribution's master.cf has besides: the relay needs neither.
+# A distribution's master.cf also has these; the relay needs neither.
 LOCAL = "local unix - n n - - local\nsmtp unix - - n - - smtp\nrelay unix - - n - - smtp\n"
 
 
 @pytest.fixture(autouse=True)
 def sound(home: RelayHome) -> RelayHome:
-    """The home with a site's own settings."""
+    """The home with one site's settings."""
     make_sound(home)
     home.configure(ADMIN_NOTIFICATION_EMAIL=RECIPIENT, DEFAULT_FROM_ADDRESS=SENDER)
     return home
 
 
 def send_test(home: RelayHome, postfix: PrivatePostfix, *options: str) -> tuple[int, str]:
-    """Exit status and the one line."""
+    """Return exit status and the one line."""
     command = ("--send-test", RECIPIENT, "--through-postfix", "--postfix-config", postfix.config, *options)
     done = by_hand(home, *command)
     assert done.stderr == ""
@@ -78,7 +78,7 @@ def test_a_deferred_message(sandbox: Sandbox, home: RelayHome) -> None:
 
 @pytest.fixture
 def lossy(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix as a distribution sets it up, with the relay added, which delivers some mail itself."""
+    """A Postfix set up as a distribution does, with the relay added; it delivers some mail itself."""
     postfix = PrivatePostfix(home.script, settings={"local_recipient_maps": ""})
     with (postfix.config / "master.cf").open("a") as file:
         file.write(LOCAL)
@@ -94,7 +94,7 @@ def set_in(postfix: PrivatePostfix, *lines: str) -> None:
 def test_a_domain_that_postfix_takes_for_its_own(
     sandbox: Sandbox, home: RelayHome, lossy: PrivatePostfix
 ) -> None:
-    """Nothing is in the queue then, nor in the relay's log; what --check advises sends it on its way."""
+    """Then nothing is in the queue or in the relay's log; the advice of --check sends the mail on."""
     set_in(lossy, "mydestination = office.example, localhost")
     status, line = send_test(home, lossy)
     assert status == 1
@@ -196,7 +196,7 @@ def test_a_postfix_that_is_stopped(home: RelayHome, postfix: PrivatePostfix) -> 
 
 
 def test_a_log_that_cannot_be_written(sandbox: Sandbox, home: RelayHome, postfix: PrivatePostfix) -> None:
-    """It is what would be followed: without it a message that is delivered seems to be lost."""
+    """The command follows the log: without it, a delivered message seems to be lost."""
     log = home.put(LOG, b"", 0o644)
     os.chown(log, 0, 0)
     status, said = send_test(home, postfix)

@@ -1,4 +1,4 @@
-"""The benchmark of storms runs, and keeps what it shows."""
+"""The benchmark of storms runs, and stores its results."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def test_a_storm_is_measured_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = storms("wait-5", "--save", file)
     assert done.returncode == 0, done.stderr
-    # A storm is compared with the pace of deliveries without a limit.
+    # A storm is compared with the rate of deliveries without a limit.
     pace, storm = json.loads(file.read_text())["runs"]
     assert (pace["name"], storm["name"]) == ("pace-1", "wait-5")
     assert storm["processes per delivery"] == 1
-    # In which order Postfix starts what came together is its own affair.
+    # Postfix may start messages that arrived together in any order.
     assert (storm["in order of starts"], storm["moved from starts"]) == (1, 0)
     assert 0 <= storm["in order"] <= 1
     assert storm["ratio with pace"] == pytest.approx(storm["drain"] / (5 * pace["pace"]))
     for run in (pace, storm):
         assert 0.01 < run["CPU per message"]["relay"] < 5
         assert 0 <= run["CPU per message"]["provider"] < 5
-    # For few messages a fast machine takes less than the hundredths that are counted.
+    # A few messages take a fast machine less than the hundredths that are counted.
     assert pace["CPU per message"]["provider"] > 0
     [line] = [line for line in done.stdout.splitlines() if line.startswith("wait-5 ")]
     assert f"{storm['drain']:.1f} s" in line
@@ -44,11 +44,11 @@ def test_urgent_alerts_pass_the_storm(tmp_path: Path) -> None:
     done = storms("urgent", "--save", file)
     assert done.returncode == 0, done.stderr
     _pace, storm = json.loads(file.read_text())["runs"]
-    # Another place of the storm's own opens only with the next window, of 6 s in the short form.
+    # The storm's next slot opens only with the next window, of 6 s in the short form.
     assert storm["alert waited"] < 5
     assert storm["drain"] > storm["least"] == 12
     assert storm["processes per delivery"] == 1
-    # Never more than Graph's own limit, which is above the one of the short form.
+    # Never more than Graph's own limit, which is above that of the short form.
     assert storm["busiest window"] <= 30
 
 

@@ -1,4 +1,4 @@
-"""The time from arrival to acceptance is the one that Postfix's own times give."""
+"""The time from arrival to acceptance agrees with Postfix's own times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_message_that_waited(
     sandbox.answer("sendMail", Answer(status=503))
     before = time.time()
     postfix.sendmail("alerts@domain.com", ["to@external.com"], mail().decode())
-    # A message that moves to another queue meanwhile may be listed twice.
+    # A message that is moving to another queue may be listed twice.
     waiting, *_ = postfix.wait_for("its place in the queue", postfix.queue)
     arrived = relay.arrival(waiting["queue_id"])
     assert int(arrived) == waiting["arrival_time"]

@@ -1,4 +1,4 @@
-"""Urgent mail passes a full line of waiting mail, through the real Postfix as install.sh sets it up."""
+"""Urgent mail overtakes a long line of waiting mail, through the real Postfix as install.sh sets it up."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sandbox import Accepted, Sandbox
 
 UPS, CAMERA = "ups@office.example", "camera@office.example"
 LOCALHOST, ALARM = "127.0.0.1", "127.0.0.66"
-# Of the limit of 28, what the installer leaves to other mail.
+# The installer leaves this much of the limit of 28 to other mail.
 ORDINARY = 28 - 6
 WAITING = 6
 TO, CC, BCC = "to@one.example", "cc@two.example", "bcc@three.example"
-# By what a message is urgent: sender, client and header.
+# What makes a message urgent: sender, client or header.
 WAYS = {
     "sender": (UPS, LOCALHOST, {}),
     "client": (CAMERA, ALARM, {}),
@@ -37,9 +37,8 @@ def provider() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def storm(provider: Sandbox) -> Iterator[Machine]:
-    """A machine in whose window other mail has no slot left: one message waits for a slot, the others wait
-    for it.
-    """
+    """A machine whose window has no slot for other mail: one message waits for a slot, the others wait for
+    it."""
     with Machine(quiet=False) as machine:
         machine.install("--urgent", f"{UPS},{ALARM}", "--urgent-by-header", "--maxproc", "1")
         installed = json.loads((machine.home / "relay-config.json").read_text())
@@ -62,7 +61,7 @@ def submit(
 
 
 def is_full(machine: Machine) -> bool:
-    """Whether one delivery waits, and all other mail for its process."""
+    """Tell whether one delivery waits, and all other mail for its process."""
     log = (machine.home / "postfix-api-relay.log").read_text()
     places = [message["queue_name"] for message in machine.postfix.queue()]
     return log.count("] WAITING:") == 1 and places == ["active"] * WAITING
@@ -81,12 +80,12 @@ def test_it_leaves_within_five_seconds_as_one_message(storm: Machine, provider: 
     storm.postfix.wait_for("the line of before", lambda: is_full(storm))
     [message] = find(provider, way)
     assert message.when - began < 5
-    # To several domains, in one call.
+    # To several domains in one call.
     assert (message.to, message.cc, message.bcc) == ([TO], [CC], [BCC])
 
 
 def test_what_is_not_urgent_waits(storm: Machine, provider: Sandbox) -> None:
-    """From the same sender and client, and with another word in the same fields."""
+    """The sender and client are the same, but the header fields say something else."""
     submit(storm, "later", X_Priority="3", Importance="normal", Priority="normal")
     queue_ids = [message["queue_id"] for message in storm.postfix.queue()]
     assert len(queue_ids) == WAITING + 1
@@ -106,7 +105,7 @@ def test_an_attached_message_says_nothing_of_the_one_it_is_in(storm: Machine) ->
     ).decode()
     waiting = len(storm.postfix.queue())
     storm.postfix.smtp(CAMERA, [TO], message, LOCALHOST)
-    # Urgent mail leaves the active queue at once; this one stays there, behind all waiting mail.
+    # Urgent mail leaves the active queue at once; this message stays there, behind all waiting mail.
     storm.postfix.wait_for("it", lambda: len(storm.postfix.queue()) == waiting + 1)
     log = storm.postfix.log()
     assert "header Importance: high" not in log

@@ -23,7 +23,7 @@ LIMIT = 3
 MESSAGES = 8
 # Seconds; longer than any stall of the machine.
 LONGEST = 300
-# More than a pipe holds: pipe(8) is still writing it while the relay waits.
+# More than a pipe holds, so that pipe(8) is still writing it while the relay waits.
 BODIES = {"small": "Text.\n", "large": "A line of text.\n" * 60_000}
 
 
@@ -36,7 +36,7 @@ def four(home: RelayHome) -> Iterator[PrivatePostfix]:
 
 @pytest.fixture
 def patient(home: RelayHome) -> Iterator[PrivatePostfix]:
-    """A Postfix that soon starts a daemon again that has died."""
+    """A Postfix that soon restarts a daemon that has died."""
     settings = {"transport_retry_time": "1s", "service_throttle_time": "1s"}
     with PrivatePostfix(home.script, user=home.account.pw_name, settings=settings) as running:
         yield running
@@ -47,7 +47,7 @@ def submit(postfix: PrivatePostfix, subject: str, body: str = "Text.\n") -> None
 
 
 def submit_waiting(home: RelayHome, postfix: PrivatePostfix, body: str = "Text.\n") -> int:
-    """Submit a message that has to wait until open_slots(); the id of the process that waits."""
+    """Submit a message that has to wait until open_slots(); return the id of the waiting process."""
     occupy(home, FAR, wait=LONGEST)
     submit(postfix, "waits", body)
     wait_until(lambda: set(processes(home)) & in_state(home))
@@ -60,18 +60,18 @@ def subjects(sandbox: Sandbox) -> list[str]:
 
 
 def has_taken(postfix: PrivatePostfix, messages: int) -> bool:
-    """Whether the queue manager has put so many messages into its line."""
+    """Tell whether the queue manager has put this number of messages into its line."""
     return postfix.log().count("(queue active)") >= messages
 
 
 def storm(home: RelayHome, postfix: PrivatePostfix) -> list[str]:
-    """Submit more messages than two windows hold, and wait until all are gone; their subjects."""
+    """Submit more messages than two windows hold, and wait until all are gone; return their subjects."""
     change_constants(home, WINDOW_SECONDS=WINDOW)
     home.configure(RATE_LIMIT_PER_MINUTE=LIMIT, RATE_LIMIT_MAX_WAIT_SECONDS=LONGEST)
     names = [f"storm {number}" for number in range(MESSAGES)]
     for number, name in enumerate(names, 1):
         submit(postfix, name)
-        # What comes together the queue manager takes in any order.
+        # The queue manager takes messages that arrive together in any order.
         postfix.wait_for("its place in the queue", partial(has_taken, postfix, number))
     postfix.wait_until_empty()
     return names
@@ -79,7 +79,7 @@ def storm(home: RelayHome, postfix: PrivatePostfix) -> list[str]:
 
 def expect_one_start_for_each(home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix) -> None:
     """Assert that nothing was deferred, that no window held more than the limit, and that none had room when
-    the first message had to wait: on a slow machine none has to."""
+    the first message had to wait; on a slow machine none has to."""
     assert home.log().count("] PROCESSING:") == MESSAGES
     assert [outcome.status for outcome in postfix.outcomes()] == ["sent"] * MESSAGES
     assert busiest([message.when for message in sandbox.accepted], WINDOW) <= LIMIT
@@ -133,7 +133,7 @@ def test_who_waits_for_a_postfix_that_ended_sends_nothing(
 ) -> None:
     pid = submit_waiting(home, patient, BODIES[size])
     end_of_daemons(patient, how)
-    # Long before its slot opens it sees that nobody would learn of a delivery.
+    # Long before its slot opens, the relay sees that nobody would learn of a delivery.
     wait_until(lambda: pid not in processes(home))
     open_slots(home)
     if how == "stop":
