@@ -1,4 +1,4 @@
-"""The lines of the script that the tests run, in the script's own processes too.
+"""Report which lines of the script the tests run, in the script's own processes too.
 
 Usage: sudo tests/run.sh --coverage [PYTEST_ARGUMENT...]
 
@@ -7,8 +7,8 @@ Here the tests run in a copy of the project in which the script's first line nam
 The runner starts coverage, does what the first line does, and saves the findings before each os._exit().
 
 Not measured: a process that is killed by a signal, and the unit tests with other versions of Python. Tests
-that count system calls, measure time or memory, or compare the first line mean nothing here; they are left
-out.
+that count system calls, measure time or memory, or compare the first line mean nothing here, so they are
+skipped.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ LEFT_OUT = (
 
 
 def covered_copy(place: Path, runner: Path) -> Path:
-    """Copy the project, and let the script start the runner."""
+    """Copy the project, and make its script start the runner."""
     copy = copy_of_project(place / "project")
     script = copy / SCRIPT
     _first, rest = script.read_bytes().split(b"\n", 1)
@@ -81,7 +81,7 @@ def covered_copy(place: Path, runner: Path) -> Path:
 
 
 def prepare(place: Path) -> Path:
-    """Make the runner, and a directory that every account may write its findings to."""
+    """Create the runner, and a directory where every account may save its findings."""
     place.chmod(0o755)
     library, data = place / "library", place / "data"
     shutil.copytree(Path(coverage.__file__).parent, library / "coverage")
@@ -95,14 +95,14 @@ def prepare(place: Path) -> Path:
 
 
 def lines_in(data: Path) -> set[int]:
-    """Return the numbers of all lines that were run, of every copy of the script."""
+    """Return the numbers of all lines that were run in any copy of the script."""
     found: set[int] = set()
     for file in data.iterdir():
         kept = CoverageData(str(file))
         try:
             kept.read()
         except coverage.exceptions.CoverageException:
-            # Of a process that was killed while it saved.
+            # The process was killed while saving.
             continue
         for name in kept.measured_files():
             found.update(kept.lines(name) or ())

@@ -1,4 +1,4 @@
-"""Sends the guide's test messages through a private Postfix and shows what the provider received.
+"""Send the guide's test messages through a private Postfix and show what the provider received.
 
 Run by demo.sh, which installs what it needs. Exits 0 only if every message came out right.
 """
@@ -26,7 +26,7 @@ BOUNCE_SUBJECT = "Undelivered Mail Returned to Sender"
 
 
 class Received(NamedTuple):
-    """What the provider is to receive; of the subject only a part."""
+    """What the provider should receive; `subject` is only part of the subject."""
 
     mailbox: str
     to: list[str]
@@ -36,34 +36,34 @@ class Received(NamedTuple):
     provider: str = "graph"
 
     def is_met_by(self, message: Accepted) -> bool:
-        """Whether that is what the provider accepted."""
+        """Tell whether this is what the provider accepted."""
         seen = Received(message.mailbox, message.to, message.cc, message.bcc, self.subject, message.provider)
         return seen == self and self.subject in message.subject
 
 
 class Step(NamedTuple):
-    """One test message and what has to come of it."""
+    """A test message and its expected result."""
 
     title: str
     sender: str
     recipients: list[str]
     fields: dict[str, str | None]
-    logged: str  # how one line of the relay's log begins
+    logged: str  # the beginning of one line of the relay's log
     received: list[Received]
-    device: str | None = None  # the address it comes from over SMTP; None: by sendmail, from this host
+    device: str | None = None  # the address that sends it over SMTP; None: sendmail on this host
     provider: str = "graph"
-    megabytes: int = 0  # of a PDF that it carries
+    megabytes: int = 0  # the size of its PDF attachment
 
     @property
     def message(self) -> bytes:
-        """The message, as it is submitted."""
+        """The message as it is submitted."""
         if self.megabytes:
             return scan(self.megabytes, **self.fields)
         return mail(b"A test of the relay.\n", **self.fields)
 
     @property
     def command(self) -> str:
-        """How it is submitted, in a line."""
+        """How it is submitted, in one line."""
         if self.device:
             return f"SMTP from {self.device}: {self.sender} to {', '.join(self.recipients)}"
         return f"sendmail -f {self.sender} {' '.join(self.recipients)}"
@@ -162,7 +162,7 @@ def submit(postfix: PrivatePostfix, step: Step) -> None:
 
 
 def describe(message: Accepted) -> Iterator[str]:
-    """What the provider received, in lines."""
+    """Yield lines about what the provider received."""
     yield f"{message.provider.upper()} mailbox {message.mailbox}"
     yield f"to={message.to} cc={message.cc} bcc={message.bcc}"
     for field in ("From", "X-Original-From"):
@@ -172,20 +172,20 @@ def describe(message: Accepted) -> Iterator[str]:
 
 
 def pieces(contents: Contents) -> dict[str, bytes]:
-    """What a message carries, by the name under which it is shown."""
+    """Return the parts of a message, by the names under which they are shown."""
     texts = {f"text/{kind}": text.encode() for kind, text in contents.texts.items()}
     return {**texts, **{part.name: part.data for part in contents.attachments}}
 
 
 def compare(sent: dict[str, bytes], got: dict[str, bytes]) -> Iterator[str]:
-    """The parts that were sent and those that came, in lines."""
+    """Yield lines that compare the parts that were sent and received."""
     for name in {**sent, **got}:
         verdict = "the same as sent" if sent.get(name) == got.get(name) else "NOT THE SAME AS SENT"
         yield f"{name}: {len(got.get(name, b'')):,} bytes, {verdict}"
 
 
 def show_log(text: str) -> Iterator[str]:
-    """The lines of the relay's log without their times; of a traceback only that there is one."""
+    """Yield the lines of the relay's log without their times; of a traceback, only that there is one."""
     for line in (line.partition("] ")[2] for line in text.splitlines()):
         if not line.startswith(" "):
             yield line
@@ -194,7 +194,7 @@ def show_log(text: str) -> Iterator[str]:
 
 
 def beside(left: list[str], right: list[str], width: int) -> Iterator[str]:
-    """Two texts in columns, each line of a text wrapped to its half of WIDTH characters."""
+    """Yield two texts in columns, the lines of each wrapped to half of WIDTH characters."""
     column = (width - 3) // 2
     wrapped = ([part for line in text for part in wrap(line, column)] for text in (left, right))
     for one, other in zip_longest(*wrapped, fillvalue=""):
@@ -202,12 +202,12 @@ def beside(left: list[str], right: list[str], width: int) -> Iterator[str]:
 
 
 def wrap(line: str, width: int) -> list[str]:
-    """A line in pieces of at most WIDTH characters, the later ones indented."""
+    """Return a line in pieces of at most WIDTH characters, all but the first indented."""
     return textwrap.wrap(line, width, subsequent_indent="    ") or [""]
 
 
 def play(step: Step, home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix) -> bool:
-    """Send a step's message, show what came of it, and say whether it was right."""
+    """Send a step's message, show the result, and tell whether it was right."""
     if step.provider == "ses":
         home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="us-east-1")
     before, count = len(home.log()), len(sandbox.accepted)
@@ -217,7 +217,7 @@ def play(step: Step, home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix)
     width = shutil.get_terminal_size((150, 24)).columns
     left = ["THE RELAY'S LOG", *show_log(log)]
     right = ["WHAT THE PROVIDER RECEIVED", *(line for message in messages for line in describe(message))]
-    # Of a bounce or a notice the parts are not those of the message.
+    # A bounce or a notice does not have the parts of the message.
     sent = pieces(received_of(step.message)) if step.megabytes else {}
     got = [pieces(message.received) for message in messages if step.megabytes]
     right += [line for parts in got for line in compare(sent, parts)]
@@ -227,13 +227,13 @@ def play(step: Step, home: RelayHome, sandbox: Sandbox, postfix: PrivatePostfix)
 
 
 def is_met(expected: list[Received], messages: list[Accepted]) -> bool:
-    """Whether the provider received just what was expected, in that order."""
+    """Tell whether the provider received exactly what was expected, in that order."""
     pairs = zip_longest(expected, messages)
     return all(one and message and one.is_met_by(message) for one, message in pairs)
 
 
 def main() -> int:
-    """Play every step; the exit status."""
+    """Play every step; return the exit status."""
     wrong = []
     with terminable(), Sandbox() as sandbox, RelayHome(sandbox.url, sandbox.ca_file) as home:
         home.configure(TRUSTED_DEVICE_IPS=["127.0.0.35"], TRUSTED_DEVICE_DOMAINS=["domain.com"])

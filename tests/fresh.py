@@ -1,7 +1,7 @@
 """From a fresh system to delivered mail, as an admin does it; run by fresh.sh, alone in its namespaces.
 
-The argument is a root with the project in /project, where apt has the packages that the installer wants. The
-provider is on this side of the root. Exits 0 only if every message arrived.
+The argument is a root directory with the project in /project, where apt has the packages that the installer
+needs. The provider runs outside of it. Exits 0 only if every message arrived.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sandbox import Sandbox
 HOME = "opt/postfix-relay"
 SENDER = "relay@office.example"
 INSTALL = "/project/postfix/install.sh"
-# Long enough for a message that was put off, too: Postfix tries it again after a minute.
+# Long enough even for a deferred message: Postfix retries it after a minute.
 ARRIVAL_SECONDS = 150
-# What an admin knows of a system when something is wrong.
+# What an admin can say about a system when something is wrong.
 VERSIONS = """
 . /etc/os-release; echo "$PRETTY_NAME"
 /usr/bin/python3 --version
@@ -54,13 +54,13 @@ class Root:
         return done.stdout.decode()
 
     def type(self, block: str, status: int = 0) -> str:
-        """Type a block of README.md in the project's directory; its output."""
+        """Run a block of README.md in the project's directory; return its output."""
         return self.run("sh", "-euc", f"cd /project\n{block}", status=status)
 
     def edit(self, name: str, **changes: object) -> None:
-        """Change keys of one of the relay's two files, as an editor does: owner and mode stay."""
+        """Change keys in one of the relay's two files, as an editor does: owner and mode stay."""
         file = self.path / HOME / name
-        # Root may open the account's file in a sticky directory, but not so that it would make one.
+        # In a sticky directory, root may open the account's file, but not with O_CREAT.
         with file.open("r+") as opened:
             values = json.load(opened)
             opened.seek(0)
@@ -68,12 +68,12 @@ class Root:
             json.dump({**values, **changes}, opened, indent=2)
 
     def log(self) -> str:
-        """The relay's log."""
+        """Return the relay's log."""
         return (self.path / HOME / "postfix-api-relay.log").read_text()
 
 
 def wait_for(root: Root, sandbox: Sandbox, subjects: set[str]) -> None:
-    """Return when these messages have arrived; after a while SystemExit, with what there is to see."""
+    """Wait until these messages have arrived; SystemExit with the log after ARRIVAL_SECONDS."""
     limit = time.monotonic() + ARRIVAL_SECONDS
     while not subjects <= {message.subject for message in sandbox.accepted}:
         if time.monotonic() > limit:
@@ -83,7 +83,7 @@ def wait_for(root: Root, sandbox: Sandbox, subjects: set[str]) -> None:
 
 
 def configure(root: Root, sandbox: Sandbox, provider: str) -> None:
-    """Give the relay the credentials of a provider, which is the sandbox."""
+    """Give the relay the credentials of a provider, played by the sandbox."""
     root.edit(
         "api-secrets.json",
         API_PROVIDER=provider,
@@ -111,15 +111,15 @@ def send(root: Root, subject: str) -> None:
 
 
 def expect(said: str, part: str) -> None:
-    """SystemExit unless a command said something."""
+    """Raise SystemExit unless a command's output contains the part."""
     if part not in said:
         sys.exit(f"it should have said: {part}")
 
 
 def trial(root: Root, sandbox: Sandbox) -> None:
-    """Go through README.md's quick start as it stands there, send, install again and uninstall."""
+    """Follow README.md's quick start to the letter, send, install again and uninstall."""
     install, files, check = (block.text for block in section("Quick start").blocks if block.language == "sh")
-    # The files are still to be edited.
+    # The files have not been edited yet.
     expect(root.type(install, 1), "start Postfix\n")
     expect(files, OWN)
     for provider in ("graph", "ses"):
@@ -129,7 +129,7 @@ def trial(root: Root, sandbox: Sandbox) -> None:
         send(root, provider)
         wait_for(root, sandbox, {f"{provider}, sendmail", f"{provider}, device"})
     print(root.log(), end="")
-    # The provider is another one than at the installation.
+    # The provider has changed since the installation.
     expect(root.run(INSTALL), "message_size_limit: 50331648 -> 31457280\n")
     said = root.run(INSTALL)
     expect(said, "nothing to change\n")
@@ -140,9 +140,9 @@ def trial(root: Root, sandbox: Sandbox) -> None:
 
 
 def main() -> None:
-    """Run as a program."""
+    """Start the sandbox, and run the trial in the root that the argument names."""
     root = Root(Path(sys.argv[1]))
-    # The smallest system has none, and its root needs none.
+    # A minimal system has no sudo, and root does not need it.
     sudo = root.path / "usr/local/bin/sudo"
     sudo.write_text('#!/bin/sh\nexec "$@"\n')
     sudo.chmod(0o755)

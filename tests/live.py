@@ -1,8 +1,8 @@
 """Compare the answers in answers/ with those of the real services: tests/run.sh --live CREDENTIALS_FILE.
 
-What it does to the accounts, and the form of the file, are in answers/README.md. It prints a line for each
-answer, and never a secret or a message of the service's. Exits 0 if nothing differs, 1 if something does,
-and 2 if the file cannot be used.
+answers/README.md describes the file, and what this does to the accounts. It prints a line for each answer,
+but never a secret or the service's own messages. Exits 0 if nothing differs, 1 if something does, and 2 if
+the file cannot be used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from botocore.credentials import Credentials
 from helpers.answers import Answer, error_code, names, provided, stored
 
 SECONDS = 60
-# Beyond Graph's limit for a request, and beyond that for an attachment which comes as a whole.
+# Over Graph's limit for a request, and over that for an attachment in one piece.
 TOO_LARGE, LARGE_FILE, FIRST_RANGE = 4_400_000, 3_500_000, 2_000_000
 AT_ONCE = 40
 REQUIRED = {
@@ -36,18 +36,18 @@ REQUIRED = {
     "ses": ("region", "access_key_id", "secret_access_key", "from", "to"),
 }
 OPTIONAL = {"graph": ("endpoint", "login_endpoint", "ca_file"), "ses": ("endpoint", "ca_file")}
-# Beside Date and Content-Type.
+# Header fields that the relay reads besides Date and Content-Type.
 READ = ("Retry-After", "request-id", "x-amzn-ErrorType", "x-amzn-RequestId", "Location")
 SECTION = {"graph": "graph", "entra": "graph", "ses": "ses", "azure": "", "aws": ""}
-NOT_ASKED = 'throttling is provoked only with "throttle": true'
-STOPPED = "a request that has to come before it did not succeed"
-# What comes of an answer that has another form, where it is needed for the next request.
+NOT_ASKED = 'throttling is provoked only with "throttle": true in the file'
+STOPPED = "an earlier request that it depends on did not succeed"
+# Errors from an answer of an unexpected form that the next request depends on.
 UNREADABLE = (requests.RequestException, ValueError, LookupError, TypeError, AttributeError)
 PREFER = {"Prefer": 'IdType="ImmutableId"'}
 
 
 class Stopped(Exception):
-    """What comes after a request makes no sense without its success."""
+    """A request failed, and the next ones make no sense without it."""
 
 
 class Section(dict[str, str]):
@@ -55,12 +55,12 @@ class Section(dict[str, str]):
 
     @property
     def verify(self) -> str | bool:
-        """What requests is to trust."""
+        """The certificates that requests trusts."""
         return self.get("ca_file") or True
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """The credentials file; raises ValueError with what is wrong with it."""
+    """Return the content of the credentials file; raises ValueError with what is wrong with it."""
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise ValueError(f"{path} is open to others: chmod 600 {path}")
@@ -82,7 +82,7 @@ def settings(path: Path) -> dict[str, Any]:
 
 
 def section_problem(name: str, section: object) -> str:
-    """What is wrong with the settings of a service, or nothing."""
+    """Return what is wrong with the settings of a service, or an empty string."""
     if not isinstance(section, dict):
         return "is not an object"
     for key in REQUIRED[name]:
@@ -95,7 +95,7 @@ def section_problem(name: str, section: object) -> str:
 
 
 def http(method: str, url: str, section: Section, **more: Any) -> requests.Response:
-    """A request, whose answer is the first one that comes, be it a redirect."""
+    """Send a request and return the first answer, even if it is a redirect."""
     return requests.request(
         method, url, timeout=SECONDS, verify=section.verify, allow_redirects=False, **more
     )
@@ -105,7 +105,7 @@ def http(method: str, url: str, section: Section, **more: Any) -> requests.Respo
 
 
 def kind(value: object) -> str:
-    """What JSON calls a value."""
+    """Return JSON's name for the type of a value."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else "boolean"
     names_of_types = {str: "string", int: "number", float: "number", list: "array", dict: "object"}
@@ -113,7 +113,7 @@ def kind(value: object) -> str:
 
 
 def shape(expected: Any, found: Any, where: str, also: list[str]) -> Iterator[str]:
-    """How the members of JSON and their types differ; `also` gets what is only in what was found."""
+    """Yield how JSON members and their types differ; add those that only `found` has to `also`."""
     if kind(expected) != kind(found):
         yield f"{where.rstrip('.') or 'the body'} is a {kind(found)} instead of a {kind(expected)}"
     elif isinstance(expected, dict):
@@ -128,12 +128,12 @@ def shape(expected: Any, found: Any, where: str, also: list[str]) -> Iterator[st
 
 
 def media_type(headers: Any) -> str:
-    """The type of a body, without parameters."""
+    """Return the type of a body, without parameters."""
     return str(headers.get("Content-Type", "")).split(";")[0].strip().lower()
 
 
 def bodies(expected: Answer, found: requests.Response, also: list[str]) -> Iterator[str]:
-    """How the bodies differ."""
+    """Yield how the bodies differ."""
     if not expected.body or not found.content:
         if bool(expected.body) != bool(found.content):
             yield f"the body has {len(found.content)} bytes instead of {len(expected.body)}"
@@ -152,7 +152,7 @@ def bodies(expected: Answer, found: requests.Response, also: list[str]) -> Itera
 
 
 def code_of(status: int | None, headers: Any, body: bytes) -> str:
-    """The error code of an answer, or nothing."""
+    """Return the error code of an answer, or an empty string."""
     with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
         lower = {name.lower(): value for name, value in headers.items()}
         fields = {"x-amzn-ErrorType": lower["x-amzn-errortype"]} if "x-amzn-errortype" in lower else {}
@@ -163,7 +163,7 @@ def code_of(status: int | None, headers: Any, body: bytes) -> str:
 
 
 def codes(expected: Answer, found: requests.Response) -> Iterator[str]:
-    """How statuses and error codes differ."""
+    """Yield how the statuses and error codes differ."""
     if found.status_code != expected.status:
         yield f"status {found.status_code} instead of {expected.status}"
     if (expected.status or 0) < 400 and found.status_code < 400:
@@ -175,18 +175,18 @@ def codes(expected: Answer, found: requests.Response) -> Iterator[str]:
 
 
 def fields(expected: Answer, found: requests.Response, also: list[str]) -> Iterator[str]:
-    """How the header fields differ that the relay reads."""
+    """Yield how the header fields that the relay reads differ."""
     for name in ("Date", *expected.headers):
         if name not in found.headers:
             yield f"no {name}"
     types = media_type(found.headers), media_type(expected.headers)
     if types[0] != types[1] and types[1]:
-        also.append(f"the type {types[0]} in place of {types[1]}")
+        also.append(f"the type {types[0]} instead of {types[1]}")
     also += [name for name in READ if name in found.headers and name not in expected.headers]
 
 
 def differences(name: str, found: requests.Response, also: list[str]) -> Iterator[str]:
-    """How an answer differs from its file; `also` gets what it has beyond that."""
+    """Yield how an answer differs from its file; add what it has beyond that to `also`."""
     expected = provided(name)
     yield from codes(expected, found)
     yield from fields(expected, found, also)
@@ -197,7 +197,7 @@ def differences(name: str, found: requests.Response, also: list[str]) -> Iterato
 
 
 class Report:
-    """The lines that are printed, one for each answer."""
+    """The printed lines, one for each answer."""
 
     def __init__(self) -> None:
         self.lines: dict[str, str] = {}
@@ -209,7 +209,7 @@ class Report:
             print(f"{verdict:<12} {name}{': ' if why else ''}{why}", flush=True)
 
     def compare(self, name: str, call: Callable[[], requests.Response]) -> requests.Response:
-        """Make a request, and compare what is answered with a file; raises Stopped without an answer."""
+        """Make a request, and compare the answer with its file; raises Stopped without an answer."""
         also: list[str] = []
         try:
             answer = call()
@@ -222,7 +222,7 @@ class Report:
         return answer
 
     def succeed(self, name: str, call: Callable[[], requests.Response]) -> requests.Response:
-        """The same for a request that others depend on; raises Stopped where it was refused."""
+        """Do the same for a request that others depend on; raises Stopped if it was refused."""
         answer = self.compare(name, call)
         if answer.status_code >= 300:
             raise Stopped
@@ -233,7 +233,7 @@ class Report:
 
 
 class GraphAccount:
-    """Requests with the credentials, all of them about one mailbox."""
+    """Requests with the credentials, all about one mailbox."""
 
     def __init__(self, section: Section, report: Report) -> None:
         self.section, self.report = section, report
@@ -244,7 +244,7 @@ class GraphAccount:
         self.made: list[str] = []
 
     def ask_token(self, tenant: str = "", **changes: str | None) -> requests.Response:
-        """Ask for a token as the relay does, but for the changes; None leaves a field out."""
+        """Request a token as the relay does, except for the changes; None leaves a field out."""
         form: dict[str, str | None] = {
             "grant_type": "client_credentials",
             "scope": f"{self.base}/.default",
@@ -256,7 +256,7 @@ class GraphAccount:
         return http("POST", url, self.section, data=form)
 
     def ask(self, method: str, path: str, *, mailbox: str = "", token: str = "", **more: Any) -> Any:
-        """A request about the mailbox."""
+        """Send a request about the mailbox."""
         url = f"{self.base}/v1.0/users/{urllib.parse.quote(mailbox or self.mailbox)}/{path}"
         header = {"Authorization": f"Bearer {token or self.token}", **more.pop("headers", PREFER)}
         answer = http(method, url, self.section, headers=header, **more)
@@ -265,17 +265,17 @@ class GraphAccount:
         return answer
 
     def send(self, body: bytes, kind_of_body: str = "text/plain", **more: Any) -> Any:
-        """A message in MIME."""
+        """Send a message as MIME."""
         return self.ask("POST", "sendMail", data=body, headers={"Content-Type": kind_of_body}, **more)
 
     def mime(self, sender: str = "", to: bool = True) -> bytes:
-        """A message to the mailbox itself, in base64."""
+        """Return a MIME message to the mailbox itself, in base64."""
         text = f"From: {sender or self.mailbox}\r\n" + (f"To: {self.mailbox}\r\n" if to else "")
         text += "Subject: postfix-api-relay: tests/run.sh --live\r\n\r\nYou can delete this.\r\n"
         return base64.b64encode(text.encode())
 
     def message(self, recipient: str = "") -> dict[str, Any]:
-        """A message to the mailbox itself, in JSON."""
+        """Return a message to the mailbox itself, in JSON."""
         return {
             "subject": "postfix-api-relay: tests/run.sh --live",
             "body": {"contentType": "text", "content": "You can delete this.\r\n"},
@@ -283,12 +283,12 @@ class GraphAccount:
         }
 
     def put(self, url: str, data: bytes, span: str = "") -> requests.Response:
-        """Send a part of a file: without a token, which the URL has."""
+        """Send part of a file, without a token: the URL contains one."""
         header = {"Content-Type": "application/octet-stream", **({"Content-Range": span} if span else {})}
         return http("PUT", url, self.section, data=data, headers=header)
 
     def sign_in(self) -> None:
-        """What Entra answers; the last of it is the token for all that follows."""
+        """Compare Entra's answers; the last one has the token for all further requests."""
         compare, nobody = self.report.compare, str(uuid.uuid4())
         compare("entra/unknown-tenant", lambda: self.ask_token(nobody))
         compare("entra/unknown-application", lambda: self.ask_token(client_id=nobody))
@@ -300,7 +300,7 @@ class GraphAccount:
         self.token = answer.json()["access_token"]
 
     def messages(self) -> None:
-        """Messages that go at once: one that is accepted, and what is refused."""
+        """Send messages without a draft: several that are refused, and one that is accepted."""
         compare, domain = self.report.compare, self.mailbox.rpartition("@")[2]
         nobody = f"no-such-mailbox-{uuid.uuid4().hex[:8]}@{domain}"
         compare("graph/token-refused", lambda: self.send(self.mime(), token="nonsense"))
@@ -320,7 +320,7 @@ class GraphAccount:
         compare("graph/sendmail-accepted", lambda: self.send(self.mime()))
 
     def refused_drafts(self) -> None:
-        """Drafts that cannot be made."""
+        """Try to create invalid drafts."""
         compare = self.report.compare
 
         def draft(name: str, value: object) -> Callable[[], Any]:
@@ -338,7 +338,7 @@ class GraphAccount:
         compare("graph/invalid-filter", lambda: self.ask("GET", f"{path}?$filter=nonsense"))
 
     def drafts(self) -> None:
-        """A draft from its making to its end."""
+        """Create, change and delete a draft, and send another one."""
         report, ask = self.report, self.ask
         made = report.succeed("graph/draft-made", lambda: ask("POST", "messages", json=self.message()))
         one = f"messages/{made.json()['id']}"
@@ -365,7 +365,7 @@ class GraphAccount:
             report.compare("graph/draft-sent", lambda: ask("POST", path, data=b""))
 
     def upload(self, one: str) -> None:
-        """A large file in two parts, and what is refused of such."""
+        """Upload a large file in two parts, and make requests that are refused."""
         report, path = self.report, f"{one}/attachments/createUploadSession"
         usual = {"attachmentType": "file", "name": "noise.bin", "size": LARGE_FILE}
 
@@ -390,7 +390,7 @@ class GraphAccount:
         report.compare("graph/upload-not-found", lambda: self.put(other, data[:FIRST_RANGE], first))
 
     def throttle(self) -> None:
-        """More requests at a time than a mailbox takes; all of them only look."""
+        """Make more requests at a time than a mailbox accepts; they only read."""
         path = "mailFolders/drafts/messages?$filter=internetMessageId%20eq%20'%3Cx%3E'&$select=id"
         with ThreadPoolExecutor(AT_ONCE) as threads:
             answers = list(threads.map(lambda _: self.ask("GET", path), range(AT_ONCE)))
@@ -398,11 +398,11 @@ class GraphAccount:
         if refused:
             self.report.compare("graph/mailbox-concurrency", lambda: refused[0])
         else:
-            why = f"{AT_ONCE} requests at a time were all answered"
+            why = f"all of {AT_ONCE} simultaneous requests were answered"
             self.report.tell("graph/mailbox-concurrency", "not provoked", why)
 
     def clean_up(self) -> None:
-        """Delete the drafts that are left, and look whether they are gone."""
+        """Delete the remaining drafts."""
         for draft in self.made:
             with contextlib.suppress(*UNREADABLE):
                 if self.ask("GET", f"messages/{draft}?$select=isDraft").json().get("isDraft"):
@@ -410,7 +410,7 @@ class GraphAccount:
 
 
 def try_graph(section: Section, report: Report, throttle: bool) -> None:
-    """All that can be provoked of Graph and Entra."""
+    """Compare all answers that Graph and Entra can be provoked to give."""
     account = GraphAccount(section, report)
     try:
         account.sign_in()
@@ -429,14 +429,14 @@ def try_graph(section: Section, report: Report, throttle: bool) -> None:
 
 
 class Key(NamedTuple):
-    """An access key; without an id requests are not signed."""
+    """An access key; without an id, requests are not signed."""
 
     id: str
     secret: str
 
 
 class SesAccount:
-    """Requests with the credentials, all of them from one address to another."""
+    """Requests with the credentials, all from one address to another."""
 
     def __init__(self, section: Section, report: Report) -> None:
         self.section, self.report = section, report
@@ -445,7 +445,7 @@ class SesAccount:
         self.key = Key(section["access_key_id"], section["secret_access_key"])
 
     def post(self, path: str, body: bytes, kind_of_body: str, key: Key | None) -> requests.Response:
-        """A request, signed as the relay signs it."""
+        """Send a request, signed as the relay signs it."""
         key = key or self.key
         request = AWSRequest("POST", self.base + path, {"Content-Type": kind_of_body}, body)
         if key.id:
@@ -453,7 +453,7 @@ class SesAccount:
         return http("POST", self.base + path, self.section, data=body, headers=dict(request.headers))
 
     def send(self, key: Key | None = None, **changes: object) -> requests.Response:
-        """A message, but for the changes."""
+        """Send the usual message, with changes to the call."""
         mail = f"From: {self.section['from']}\r\nTo: {self.section['to']}\r\n"
         mail += "Subject: postfix-api-relay: tests/run.sh --live\r\n\r\nYou can delete this.\r\n"
         call = {
@@ -466,12 +466,12 @@ class SesAccount:
         return self.post("/v2/email/outbound-emails", body, "application/json", key)
 
     def quota(self, action: str = "GetSendQuota", key: Key | None = None) -> requests.Response:
-        """The account's quota, by the first interface."""
+        """Request the account's quota through the first interface."""
         body = urllib.parse.urlencode({"Action": action, "Version": "2010-12-01"}).encode()
         return self.post("/", body, "application/x-www-form-urlencoded", key)
 
     def run(self) -> None:
-        """All that can be provoked."""
+        """Compare all answers that SES can be provoked to give."""
         compare, send, quota = self.report.compare, self.send, self.quota
         unknown, wrong, none = Key("AKIAIOSFODNN7EXAMPLE", "x"), Key(self.key.id, "wrong"), Key("", "")
         for name, key in {"unknown-key": unknown, "wrong-signature": wrong, "unsigned": none}.items():
@@ -492,7 +492,7 @@ class SesAccount:
 
 
 def main(arguments: list[str]) -> int:
-    """Compare all, and return the exit status."""
+    """Compare everything, and return the exit status."""
     if len(arguments) != 1:
         print("usage: tests/run.sh --live CREDENTIALS_FILE", file=sys.stderr)
         return 2

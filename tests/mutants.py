@@ -1,11 +1,11 @@
-"""Whether the tests notice a mistake in the delivery path.
+"""Check whether the tests notice a mistake in the delivery path.
 
 Usage: sudo tests/run.sh --mutants [NUMBER [SEED]]
 
 Each mutant is the script with one small change in a section that a delivery runs: a comparison, a condition,
 a number, a step that is left out. The tests of the delivery run until the first one fails. A mutant that
-passes them all is printed: it is a gap in the tests, or it changes nothing that anybody can see. One mutant
-takes from some seconds to some minutes.
+passes them all is printed: it shows a gap in the tests, or it changes nothing visible. One mutant takes
+seconds to minutes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AT_A_TIME, TEST_SECONDS = 2, 1200
 
 
 class Mutant(NamedTuple):
-    """One change: what is at these offsets of the script's text becomes something else."""
+    """One change: the text between these offsets of the script is replaced."""
 
     start: int
     end: int
@@ -71,7 +71,7 @@ class Mutator:
         self.wanted = [(first, last) for (first, name), last in zip(heads, ends) if name in SECTIONS]
 
     def offset(self, line: int, column: int) -> int:
-        """Return where a place of the tree's is in the text; its columns are octets of UTF-8."""
+        """Return the offset in the text of a place in the tree, whose columns are octets of UTF-8."""
         start = self.starts[line - 1]
         text = self.source[start : self.starts[line] - 1]
         return start + len(text.encode()[:column].decode())
@@ -110,12 +110,12 @@ class Mutator:
 
 
 def is_call(node: ast.AST) -> bool:
-    """Tell whether this is a step: a call whose value nobody takes."""
+    """Tell whether this is a step: a call whose value is not used."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
 
 
 def is_program(text: str) -> bool:
-    """Tell whether Python takes a changed script: a part of an f-string cannot be changed like this."""
+    """Tell whether Python accepts a changed script: parts of an f-string cannot be changed like this."""
     try:
         ast.parse(text)
     except SyntaxError:

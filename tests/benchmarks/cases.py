@@ -1,4 +1,4 @@
-"""The cases that are measured, the floor of each, and the ratio to reach: the rows of the table."""
+"""The measured cases, with the floor of each and the ratio to reach: the rows of the table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from helpers.large_mail import scan
 from helpers.mail import mail
 
 Figure = Literal["cpu", "wall", "memory"]
-# "start": the interpreter alone; "import": and two of its modules; "deliver": one call of the provider;
-# "upload": those of a draft.
+# "start": the interpreter alone; "import": with two of its modules; "deliver": one call to the provider;
+# "upload": the calls for a draft.
 Floor = Literal["start", "import", "deliver", "upload"]
 
-# The number of runs of which the median counts; --runs changes it for all.
+# Numbers of runs, of which the median counts; --runs changes them for all cases.
 SHORT, LONG, LARGE = 31, 15, 7
 MB = 1_000_000
 # Calls in the window: some, and as many as it holds.
@@ -21,9 +21,9 @@ ALERTS, NULL_SENDER = "alerts@domain.com", "MAILER-DAEMON"
 
 
 class Target(NamedTuple):
-    """The highest ratio to the floor that is allowed; for memory: the excess over the floor, in messages.
+    """The highest allowed ratio to the floor; for memory, the excess over the floor, in messages.
 
-    With `over` it is the excess over what the relay needs for that other case.
+    With `over`, it is the excess over what the relay needs for that other case.
     """
 
     figure: Figure
@@ -32,12 +32,12 @@ class Target(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A path of a message through the relay, and the least that a program could do in its place.
+    """A path of a message through the relay, and the least that a program could do instead.
 
-    `size` is the message's in bytes, `listed` how many addresses To has, of which the first is the recipient,
-    `calls` how many the window has, `status` the expected exit status. With `store` the relay trusts all
-    authorities of the machine, besides the provider's own. `credential` is API_CREDENTIAL; with `renewed`
-    none is in the cache when the message comes.
+    `size` is the message's size in bytes, `listed` the number of addresses in To (the first is the
+    recipient), `calls` the number of calls in the window, `status` the expected exit status. With `store`,
+    the relay trusts all authorities of the machine, besides the provider's own. `credential` is
+    API_CREDENTIAL; with `renewed`, nothing is cached when the message arrives.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Case(NamedTuple):
 
     @property
     def sender(self) -> str:
-        """The envelope's sender: empty if the message is refused, because a notice would be a delivery."""
+        """The envelope sender: the null sender if the message is refused, as a notice would be a delivery."""
         return NULL_SENDER if self.status == 1 else ALERTS
 
     @property
     def recipients(self) -> list[str]:
-        """The envelope's recipients: more than one call takes would need several calls."""
+        """The envelope recipients: only one, because many would need several calls."""
         return [address(0)]
 
     def message(self) -> bytes:
-        """The message, as Postfix hands it over."""
+        """Return the message as Postfix hands it over."""
         first = 0 if self.visible else 1
         listed = [named(number) for number in range(first, first + self.listed)]
         if self.floor == "upload":
@@ -77,7 +77,7 @@ class Case(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """How much more one case takes than another; both `less` a third, whose start-up would hide it."""
+    """How much more one case takes than another, both minus `less`, whose start-up would hide it."""
 
     name: str
     about: str
@@ -87,12 +87,12 @@ class Growth(NamedTuple):
 
 
 def address(number: int) -> str:
-    """A recipient."""
+    """Return the address of a recipient."""
     return f"recipient-{number:05}@department.example.com"
 
 
 def named(number: int) -> str:
-    """A recipient with a name, 100 bytes of a list with the separator."""
+    """Return a recipient with a name: 100 bytes of a list, including the separator."""
     return f'"Recipient {number:05} of the Department of Long Display Names" <{address(number)}>'
 
 
@@ -136,7 +136,7 @@ CASES = (
     Case("to-10000", "10,000 in To, one recipient", "deliver", LONG, listed=10_000),
 )
 
-# Time that grows with the square of the length could hide behind the start-up: hence the net figures.
+# The start-up could hide time that grows with the square of the length, hence the net figures.
 GROWTHS = (
     Growth("to-growth", "10,000 over 1,000 in To", "to-10000", "to-1000"),
     Growth("to-growth-net", "the same, both less 1 in To", "to-10000", "to-1000", "to-1"),

@@ -1,4 +1,4 @@
-"""Runs the relay and its floor in turn, in the same way, and says what each took."""
+"""Run the relay and its floor in turn, in the same way, and measure both."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ CALLS: dict[str, list[tuple[Role, int]]] = {
 
 
 class Figures(NamedTuple):
-    """What the relay and its floor took."""
+    """The usage of the relay and of its floor."""
 
     ours: Usage
     floor: Usage
 
     @property
     def ratios(self) -> Usage:
-        """The ratio to what the floor took; infinite if that is nothing."""
+        """The ratios to the floor's usage; infinite if that is zero."""
         return Usage(*(mine / least if least > 0 else inf for mine, least in zip(*self)))
 
 
@@ -58,7 +58,7 @@ class Program(NamedTuple):
 class Contest:
     """A case that is set up and warmed up.
 
-    Raises AssertionError if its end, or its calls of the provider, are not as expected.
+    Raises AssertionError if its exit status or its calls to the provider are not as expected.
     """
 
     def __init__(self, case: Case, provider: Provider, home: RelayHome) -> None:
@@ -69,14 +69,14 @@ class Contest:
         self._authorities = configure(case, home)
         self._account = account_of(home)
         sign_in(case, provider, home)
-        # Before the floor: this leaves the token in its cache, and shows what there is to send.
+        # Before the floor: this leaves the token in its cache, and shows which requests to send.
         self._relay()
         self._program = self._floor_program(provider.requests())
         self._floor()
         self._check_calls()
 
     def turn(self) -> Figures:
-        """Let the relay deliver the message, and the floor do only the indispensable."""
+        """Deliver the message with the relay, then run the floor; return the figures of both."""
         ours = self._relay()
         self._check_calls(token=self.case.renewed)
         floor = self._floor()
@@ -104,8 +104,8 @@ class Contest:
         return usage
 
     def _check_calls(self, token: bool = False) -> None:
-        """One accepted call if the message is to be delivered, or those of a draft, otherwise none, and one
-        for a token if the provider gives one.
+        """Check the accepted calls: one or those of a draft if the message is delivered, otherwise none, and
+        one for a token if the provider issues one.
         """
         answered = [(request.role, request.status) for request in self._provider.requests()]
         calls = [call for call in answered if call != ("range", 200)]
@@ -131,7 +131,7 @@ class Contest:
 
 
 def configure(case: Case, home: RelayHome) -> str:
-    """Set the home up for a case; returns the file of the authorities that are trusted."""
+    """Set the home up for a case; return the file of trusted authorities."""
     if case.provider == "ses":
         use_ses(home)
     authorities = str(home.ca_file)
@@ -143,7 +143,7 @@ def configure(case: Case, home: RelayHome) -> str:
 
 
 def sign_in(case: Case, provider: Provider, home: RelayHome) -> None:
-    """Let the relay sign in as the case says."""
+    """Set the relay up to sign in as the case says."""
     if case.credential == "certificate":
         made = pair()
         provider.register(made.der)
@@ -156,54 +156,54 @@ def sign_in(case: Case, provider: Provider, home: RelayHome) -> None:
 
 
 def machine_store() -> bytes:
-    """What requests trusts on this machine if nothing is configured."""
+    """Return the authorities that requests trusts on this machine by default."""
     find = "import requests.certs; print(requests.certs.where(), end='')"
     found = subprocess.run([PYTHON, "-I", "-c", find], capture_output=True, check=True, text=True)
     return Path(found.stdout).read_bytes()
 
 
 def graph_call(home: RelayHome, request: Recorded) -> Program:
-    """The arguments of floors/graph.py, after the authorities, to send this request once more."""
-    # requests writes the length itself.
+    """Return the arguments of floors/graph.py, after the authorities, to send this request again."""
+    # requests sets the length itself.
     fields = [f"{name}: {value}" for name, value in request.headers.items() if name != "content-length"]
     return Program([home.endpoint + request.path, *fields], request.body)
 
 
 def upload_of(home: RelayHome, requests: Sequence[Recorded]) -> list[str]:
-    """The arguments of floors/upload.py, after the authorities, to upload the same once more."""
+    """Return the arguments of floors/upload.py, after the authorities, to upload the same again."""
     seen = {request.role: request for request in reversed(requests)}
     draft, octets = seen["draft"], seen["range"].headers["content-length"]
     return [home.endpoint + draft.path, draft.headers["authorization"], draft.body.decode(), octets]
 
 
 def account_of(home: RelayHome) -> list[str]:
-    """The endpoint, and the client that signs in with a secret."""
+    """Return the endpoint, and the client that signs in with a secret."""
     secrets = json.loads((home.path / "api-secrets.json").read_text())
     return [secrets[key] for key in ("API_ENDPOINT", "API_TENANT_OR_REGION", "API_ID", "API_SECRET")]
 
 
 def ses_call(account: list[str], request: Recorded) -> Program:
-    """The arguments of floors/ses.py, after the authorities, to send this request's message once more."""
+    """Return the arguments of floors/ses.py, after the authorities, to send this request's message again."""
     call = json.loads(request.body)
     envelope = [call["FromEmailAddress"], *call["Destination"]["ToAddresses"]]
     return Program([*account, *envelope], base64.b64decode(call["Content"]["Raw"]["Data"]))
 
 
 def show_progress(done: int, last: int) -> None:
-    """Show the progress to a person who waits."""
+    """Show the progress, if on a terminal."""
     if sys.stderr.isatty():
         print(f"turn {done + 1} of {last}", end="\r", file=sys.stderr, flush=True)
 
 
 def middle(turns: Sequence[Figures]) -> Figures:
-    """The median of each figure."""
+    """Return the median of each figure."""
     return Figures(*(Usage(*map(median, zip(*side))) for side in zip(*turns)))
 
 
 def measure(cases: Sequence[Case], runs: int | None) -> dict[str, Figures]:
-    """The figures of cases by name, medians of as many runs as the case wants, or of `runs`.
+    """Return the figures of cases by name, medians of the case's own number of runs, or of `runs`.
 
-    The cases take turns as well, so that a slow minute of the machine falls on all of them.
+    The cases take turns as well, so that a slow minute of the machine affects all of them.
     """
     with ExitStack() as stack:
         provider = stack.enter_context(Provider())

@@ -18,12 +18,12 @@ from helpers.aws_metadata import AwsMetadata
 from helpers.metadata import Metadata
 from sandbox import Recorded, Sandbox
 
-# The largest size that Exchange can be set to take.
+# The largest size that Exchange can be set to accept.
 LARGEST_MESSAGE = 150_000_000
 
 
 class Taken(NamedTuple):
-    """A message that the provider accepted; `when` is monotonic seconds, of the request's arrival."""
+    """A message that the provider accepted; `when` is the request's arrival, in monotonic seconds."""
 
     when: float
     subject: str
@@ -55,15 +55,15 @@ class Provider:
             shutil.rmtree(self._directory)
 
     def register(self, certificate: bytes) -> None:
-        """Let the application sign in with a certificate, in DER."""
+        """Allow the application to sign in with a certificate, in DER."""
         self._process.submit(_register, certificate).result()
 
     def requests(self) -> list[Recorded]:
-        """The requests since the last call of this function, which forgets them."""
+        """Return the requests since the last call of this function, and forget them."""
         return self._process.submit(_requests).result()
 
     def wait_for(self, count: int, patience: float) -> list[Taken]:
-        """What it has accepted since `requests` was asked for, once there are `count`.
+        """Return the messages accepted since `requests` was called, once there are `count`.
 
         Raises TimeoutError after `patience` seconds without an acceptance.
         """
@@ -79,7 +79,7 @@ class Provider:
         return taken
 
 
-# The following functions run in the process of the sandbox.
+# The following functions run in the sandbox's process.
 _running: list[Sandbox] = []
 _services = ExitStack()
 

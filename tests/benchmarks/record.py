@@ -28,7 +28,7 @@ print(f"Python {platform.python_version()}, requests {requests.__version__}, bot
 
 
 class Change(NamedTuple):
-    """A cost as it was and as it is now; `counts` is whether its growth matters."""
+    """A cost before and now; `counts` tells whether its growth matters."""
 
     was: float
     now: float
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """Its growth: 0.1 for a tenth."""
+        """The growth: 0.1 for a tenth."""
         return self.now / self.was - 1
 
     @property
@@ -45,13 +45,13 @@ class Change(NamedTuple):
         return self.counts and self.growth > NOTABLE
 
     def cells(self) -> list[str]:
-        """How a table shows it."""
+        """Return its cells in a table."""
         mark = "!" if abs(self.growth) > NOTABLE else ""
         return [f"{self.was:.3f}", f"{self.now:.3f}", f"{self.growth:+.1%}{mark}"]
 
 
 def save(file: Path, measured: Mapping[str, Figures]) -> None:
-    """Write figures, and what they were measured with."""
+    """Write figures, and the software and machine they were measured with."""
     paths = {
         name: {side: rounded(usage) for side, usage in figures._asdict().items()}
         for name, figures in measured.items()
@@ -60,12 +60,12 @@ def save(file: Path, measured: Mapping[str, Figures]) -> None:
 
 
 def rounded(usage: Usage) -> dict[str, float]:
-    """Figures by name, as exact as they are known."""
+    """Return figures by name, without meaningless digits."""
     return {name: round(value, 4) for name, value in usage._asdict().items()}
 
 
 def surroundings() -> dict[str, str]:
-    """What the figures depend on besides the code."""
+    """Return what the figures depend on besides the code."""
     versions = subprocess.run([PYTHON, "-I", "-c", VERSIONS], capture_output=True, check=True, text=True)
     return {
         "version": load_script().VERSION,
@@ -76,7 +76,7 @@ def surroundings() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Git's name for this state of the sources; empty without git or a checkout."""
+    """Return git's name for this state of the sources; empty without git or a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--tags"]
     if not shutil.which(command[0]):
         return ""
@@ -85,14 +85,14 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     name = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return name[1] if name else "processor"
 
 
 def load(file: Path) -> tuple[str, dict[str, Figures]]:
-    """A line about the machine and versions that the figures in a file were measured with, and the figures by
-    path.
+    """Return a line about the machine and versions that a file's figures were measured with, and the figures
+    by path.
     """
     content: dict[str, Any] = json.loads(file.read_text())
     paths = {
@@ -103,10 +103,10 @@ def load(file: Path) -> tuple[str, dict[str, Figures]]:
 
 
 def changes(was: Figures, now: Figures) -> list[Change]:
-    """The change of the costs of a path.
+    """Return the changes in the costs of a path.
 
     Only processor time and memory count, in units of the floor's: seconds depend on the machine, and its
-    other load changes even the ratio of wall times.
+    other load affects even the ratio of wall times.
     """
     names, before, after = Usage._fields, was.ratios, now.ratios
     in_floors = [Change(old, new, name != "wall") for name, old, new in zip(names, before, after)]
@@ -114,7 +114,7 @@ def changes(was: Figures, now: Figures) -> list[Change]:
 
 
 def compare(was: Mapping[str, Figures], now: Mapping[str, Figures]) -> tuple[str, list[str]]:
-    """A table of the changes, and the paths that cost over a tenth more; only paths that both files have."""
+    """Return a table of the changes, and the paths that cost over a tenth more; only paths in both files."""
     head = ["path"]
     for cost in ("CPU / floor", "wall / floor", "memory / floor", "CPU s"):
         head += [cost, "now", "change"]

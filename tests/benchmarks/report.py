@@ -14,7 +14,7 @@ LABELS = {"cpu": "CPU", "wall": "wall", "memory": "memory"}
 
 
 class Row(NamedTuple):
-    """A line of the table; `size` is the message's in MB, `others` the relay's memory for other cases."""
+    """A line of the table; `size` is the message size in MB, `others` the relay's memory for other cases."""
 
     name: str
     about: str
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     others: Mapping[str, float] = {}
 
     def reached(self, target: Target) -> bool:
-        """Whether the relay is as good as it should be."""
+        """Tell whether the relay reaches a target."""
         if target.figure == "memory":
             ours, floor = self.figures
             base = self.others[target.over] if target.over else floor.memory
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def rows(measured: Mapping[str, Figures]) -> list[Row]:
-    """A row for each case that was measured, and for each growth that follows from them."""
+    """Return a row for each case that was measured, and for each growth that follows from them."""
     others = {name: figures.ours.memory for name, figures in measured.items()}
     found = []
     for case in CASES:
@@ -50,21 +50,21 @@ def rows(measured: Mapping[str, Figures]) -> list[Row]:
 
 
 def minus(usage: Usage, *others: Usage) -> Usage:
-    """How much more one took than others."""
+    """Return one usage minus others."""
     for other in others:
         usage = Usage(*(ours - its for ours, its in zip(usage, other)))
     return usage
 
 
 def table(measured: Mapping[str, Figures]) -> str:
-    """The figures as a table: the relay's, the floor's, the ratio, and the ratio to reach."""
+    """Return the figures as a table: the relay's, the floor's, the ratio, and the ratio to reach."""
     head = ["path", "", *("CPU s", "floor", "ratio"), *("wall s", "floor", "ratio")]
     head += [*("MB", "floor", "ratio"), "to reach", "reached"]
     return aligned("<<>>>>>>>>><<", [head, *map(cells, rows(measured))])
 
 
 def cells(row: Row) -> list[str]:
-    """A line of the table."""
+    """Return a line of the table."""
     figures = []
     for ours, floor, ratio, form in zip(*row.figures, row.figures.ratios, (".3f", ".3f", ".1f")):
         figures += [format(ours, form), format(floor, form), f"{ratio:.2f}" if 0 < ratio < inf else "-"]
@@ -80,7 +80,7 @@ def cells(row: Row) -> list[str]:
 
 
 def aligned(alignments: str, lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells in columns, each "<" or ">"."""
+    """Return lines of cells in columns, each aligned by "<" or ">"."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     shown = [
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, alignments, widths))

@@ -1,4 +1,4 @@
-"""Measures what a message costs, compared with the least that a program could do in the relay's place."""
+"""Measure what a message costs, compared with the least that a program could do instead of the relay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ paths: """
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, print, save and compare; returns the exit status."""
+    """Measure, print, save and compare; return the exit status."""
     given = arguments()
     chosen = [case for case in CASES if not given.paths or case.name in given.paths]
     made_with, before = load(given.compare) if given.compare else ("", {})

@@ -1,8 +1,7 @@
-"""How storms of messages leave the queue: through the real Postfix to the sandbox, a process of its own.
+"""Measure how storms of messages leave the queue of a real Postfix, to the sandbox in its own process.
 
 Run as root, with the interpreter of the tests. Arguments choose scenarios or families of them ("guide",
-"wait-300"); without any, all are run. That takes three quarters of an hour, and the machine should do nothing
-else.
+"wait-300"); without any, all are run. That takes 45 minutes, and the machine should do nothing else.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Scale(NamedTuple):
     limit: int = 280
     storms: tuple[int, ...] = (100, 300, 1000)
     max_wait: int = 90
-    # Postfix's own pace has whole seconds, so its limit is one message a second.
+    # Postfix's own delay has whole seconds, so its limit is one message a second.
     second_limit: int = 60
     second_storm: int = 100
     shared_storm: int = 300
@@ -85,7 +84,7 @@ class Scale(NamedTuple):
     scans: Mapping[str, str] = {}
 
 
-# A tenth of the times. It only shows that everything works: starting a process takes as long as before.
+# A tenth of the times. It only shows that everything works: starting a process is no faster.
 QUICK = Scale(
     window=6,
     limit=12,
@@ -105,7 +104,7 @@ QUICK = Scale(
 class Scenario(NamedTuple):
     """One run; `limit` 0 is none. The alert is injected after `alert_after` acceptances, never if that is 0.
 
-    Besides, `urgent` alerts come in each window, for as long as the limit lets the storm last.
+    In addition, `urgent` alerts arrive in each window, for as long as the limit makes the storm last.
     """
 
     name: str
@@ -121,7 +120,7 @@ class Scenario(NamedTuple):
 
     @property
     def left(self) -> int:
-        """The part of the limit that is left for mail that is not urgent."""
+        """The part of the limit that remains for mail that is not urgent."""
         return self.limit - (RESERVE if self.urgent else 0)
 
     @property
@@ -131,7 +130,7 @@ class Scenario(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A message that Postfix has taken, in monotonic seconds."""
+    """A message that Postfix has accepted, at a time in monotonic seconds."""
 
     when: float
     queue_id: str
@@ -160,19 +159,19 @@ class Run(NamedTuple):
 
     @property
     def alert_waited(self) -> float | None:
-        """Seconds from an alert's injection to its acceptance, the maximum; None without an alert."""
+        """The maximum of seconds from an alert's injection to its acceptance; None without an alert."""
         injected = {arrival.subject: arrival.when for arrival in self.arrivals}
         waits = [taken.when - injected[taken.subject] for taken in self.taken if is_alert(taken.subject)]
         return max(waits, default=None)
 
 
 def is_alert(subject: str) -> bool:
-    """Whether a message is not part of the storm itself."""
+    """Tell whether a message is not part of the storm itself."""
     return subject.startswith(ALERT)
 
 
 def scenarios(scale: Scale) -> list[Scenario]:
-    """All scenarios, in the order of the tables."""
+    """Return all scenarios, in the order of the tables."""
     unlimited = [Scenario(f"pace-{n}", "Graph", scale.unlimited, 0, n) for n in (1, 4)]
     ses = [Scenario(f"ses-throughput-{n}", "SES", scale.ses, 0, n, provider="ses") for n in (1, 2, 4, 8)]
     return [
@@ -186,7 +185,7 @@ def scenarios(scale: Scale) -> list[Scenario]:
 
 
 def storms(scale: Scale) -> Iterable[Scenario]:
-    """Each size by deferral, and by waiting with one and with four processes."""
+    """Yield each size by deferral, and by waiting with one and with four processes."""
     waiting = {"RATE_LIMIT_MAX_WAIT_SECONDS": scale.max_wait}
     for size in scale.storms:
         usual = Scenario("", "", size, scale.limit, alert_after=size // 2)
@@ -196,7 +195,7 @@ def storms(scale: Scale) -> Iterable[Scenario]:
 
 
 def second_storms(scale: Scale) -> Iterable[Scenario]:
-    """One message a second, by Postfix's delay and by waiting."""
+    """Yield one message a second, by Postfix's delay and by waiting."""
     waiting = {"RATE_LIMIT_MAX_WAIT_SECONDS": scale.max_wait}
     delay = {"apirelay_destination_rate_delay": "1s"}
     size = scale.second_storm
@@ -206,7 +205,7 @@ def second_storms(scale: Scale) -> Iterable[Scenario]:
 
 
 def shared_storms(scale: Scale) -> Iterable[Scenario]:
-    """A noisy sender fills the window, and then another one has an alert."""
+    """Yield storms in which a noisy sender fills the window, and then another one has an alert."""
     ways = [("defer", 1, 0), ("wait", 1, scale.max_wait), ("wait, maxproc 4", 4, scale.max_wait)]
     for (way, maxproc, wait), scope in ((way, scope) for way in ways for scope in ("relay", "sender")):
         yield Scenario(
@@ -221,7 +220,7 @@ def shared_storms(scale: Scale) -> Iterable[Scenario]:
 
 
 def urgent_storm(scale: Scale) -> Scenario:
-    """One process for the storm, at Graph's limit, and as many urgent alerts as slots are kept for them."""
+    """Return a storm through one process, at Graph's limit, with an urgent alert for each reserved slot."""
     return Scenario(
         f"urgent-{scale.urgent_storm}",
         f"wait, {RESERVE} urgent a window",
@@ -237,7 +236,7 @@ def urgent_storm(scale: Scale) -> Scenario:
 
 
 def measure(scenario: Scenario, scale: Scale) -> Run:
-    """Run a scenario in a Postfix, a home and with a provider of its own."""
+    """Run a scenario with its own Postfix, home and provider."""
     with Provider() as provider, RelayHome(provider.url, provider.ca_file) as home:
         set_up(home, scenario, scale)
         provider.requests()
@@ -254,7 +253,7 @@ def measure(scenario: Scenario, scale: Scale) -> Run:
 
 
 def set_up(home: RelayHome, scenario: Scenario, scale: Scale) -> None:
-    """Configure the home, and leave a token and warm caches behind, as an hour of service does."""
+    """Configure the home, and leave a token and warm caches, as after an hour of service."""
     if scenario.provider == "ses":
         use_ses(home)
     home.configure(RATE_LIMIT_PER_MINUTE=scenario.limit, **scenario.config)
@@ -268,7 +267,7 @@ def set_up(home: RelayHome, scenario: Scenario, scale: Scale) -> None:
 def storm(
     scenario: Scenario, scale: Scale, home: RelayHome, postfix: PrivatePostfix, provider: Provider
 ) -> Run:
-    """Inject the messages as fast as Postfix takes them, and watch until all are accepted."""
+    """Inject the messages as fast as Postfix accepts them, and watch until the provider has accepted all."""
     silence = 4.0 * scale.window + 60
     subjects = [f"storm {number}" for number in range(scenario.messages - bool(scenario.alert_after))]
     log_before = len(home.log())
@@ -289,9 +288,9 @@ def storm(
 
 
 def inject(port: int, sender: str, subjects: Sequence[str]) -> list[Arrival]:
-    """Send the messages, a hundred times as fast as they are delivered, in the order in which they arrive.
+    """Send the messages in order, a hundred times as fast as they are delivered; return their arrivals.
 
-    In one SMTP session: with several, nobody could say which message came first.
+    This uses one SMTP session: with several, it would be unknown which message came first.
     """
     arrivals = []
     with smtplib.SMTP("127.0.0.1", port, "device.domain.com", 60) as client:
@@ -307,7 +306,7 @@ def inject(port: int, sender: str, subjects: Sequence[str]) -> list[Arrival]:
 
 
 def watched(began: float, arrivals: list[Arrival], taken: list[Taken], log: str, cost: Spent) -> Run:
-    """The run; AssertionError unless each message was accepted just once."""
+    """Return the run; AssertionError unless each message was accepted exactly once."""
     subjects = {arrival.queue_id: arrival.subject for arrival in arrivals}
     assert sorted(subjects.values()) == sorted(message.subject for message in taken), "lost or sent twice"
     processed = re.findall(r"\] PROCESSING: .* queue_id='(\w+)'", log)
@@ -317,7 +316,7 @@ def watched(began: float, arrivals: list[Arrival], taken: list[Taken], log: str,
 
 
 def storm_figures(scenario: Scenario, scale: Scale, run: Run, pace: float) -> dict[str, Any]:
-    """What the table of storms shows, and more."""
+    """Return what the table of storms shows, and more."""
     least = least_by_limit(scenario.messages, scenario.left, scale.window)
     paced = least_by_limit_and_pace(scenario.messages, scenario.left, scale.window, pace)
     arrived = [arrival.subject for arrival in run.arrivals if arrival.subject not in scenario.alerts]
@@ -344,7 +343,7 @@ def storm_figures(scenario: Scenario, scale: Scale, run: Run, pace: float) -> di
 
 
 def busiest_window(scenario: Scenario, scale: Scale, taken: Sequence[Taken]) -> int:
-    """The most acceptances in any window, of one mailbox if each has a limit of its own."""
+    """Return the most acceptances in any window, of one mailbox if each has its own limit."""
     own = scenario.config.get("RATE_LIMIT_SCOPE") == "sender"
     times: dict[str, list[float]] = {}
     for message in taken:
@@ -353,7 +352,7 @@ def busiest_window(scenario: Scenario, scale: Scale, taken: Sequence[Taken]) -> 
 
 
 def storm_row(scenario: Scenario, figures: Mapping[str, Any]) -> list[str]:
-    """A line of the table of storms."""
+    """Return a line of the table of storms."""
     return [
         scenario.name,
         scenario.way,
@@ -389,18 +388,18 @@ STORM_HEAD = [
 
 
 def shown(number: float | None, form: str) -> str:
-    """A number, or a dash if there is none."""
+    """Format a number; return a dash if there is none."""
     return "-" if number is None else format(number, form)
 
 
 def throughput_figures(run: Run) -> dict[str, Any]:
-    """What the table of throughput shows, and more."""
+    """Return what the table of throughput shows, and more."""
     per_message = {name: seconds / run.deliveries for name, seconds in run.spent._asdict().items()}
     return {"per second": 1 / run.pace, "pace": run.pace, "CPU per message": per_message}
 
 
 def throughput_row(scenario: Scenario, figures: Mapping[str, Any]) -> list[str]:
-    """A line of the table of throughput."""
+    """Return a line of the table of throughput."""
     times = [f"{seconds * 1000:.0f} ms" for seconds in figures["CPU per message"].values()]
     return [scenario.name, str(scenario.maxproc), f"{figures['per second']:.2f}", *times]
 
@@ -409,18 +408,18 @@ THROUGHPUT_HEAD = ["scenario", "maxproc", "messages a second", *Spent._fields]
 
 
 def chosen(names: Sequence[str], known: Sequence[Scenario]) -> list[Scenario]:
-    """The scenarios of these names and families, all if there are none; SystemExit for an unknown name."""
+    """Return the scenarios of these names and families, or all; SystemExit for an unknown name."""
     for name in names:
         if not any(belongs(scenario, name) for scenario in known):
             raise SystemExit(f"no scenario {name!r}; there are: {' '.join(one.name for one in known)}")
     wanted = [one for one in known if not names or any(belongs(one, name) for name in names)]
-    # A storm's least time needs the pace of as many processes.
+    # A storm's least time needs the pace of the same number of processes.
     needed = {f"pace-{one.maxproc}" for one in wanted if one.limit}
     return [one for one in known if one in wanted or one.name in needed]
 
 
 def belongs(scenario: Scenario, name: str) -> bool:
-    """Whether the scenario has this name, or is of this family."""
+    """Tell whether the scenario has this name, or belongs to this family."""
     return scenario.name == name or scenario.name.startswith(name + "-")
 
 
@@ -441,7 +440,7 @@ def run_all(wanted: Sequence[Scenario], scale: Scale) -> list[tuple[Scenario, di
 
 
 def report(done: Sequence[tuple[Scenario, Mapping[str, Any]]]) -> str:
-    """Both tables, and what the figures mean."""
+    """Return both tables, and what the figures mean."""
     limited = [storm_row(scenario, figures) for scenario, figures in done if scenario.limit]
     unlimited = [throughput_row(scenario, figures) for scenario, figures in done if not scenario.limit]
     parts = []

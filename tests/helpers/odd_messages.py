@@ -1,4 +1,4 @@
-"""Messages that no program should write, and some do; and large headers."""
+"""Messages that no program should write, though some do, and large headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TO = "to@external.com"
 NOBODY_VISIBLE = "5.7.1"
 LF_TO_CRLF = (b"\n", b"\r\n")
 
-# Name: the message, and the code with which it bounces, if it does.
+# By name: the message, and its status code if it bounces.
 SHAPES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", NOBODY_VISIBLE),
     "one line end": (b"\n", NOBODY_VISIBLE),

@@ -1,4 +1,4 @@
-"""Many deliveries at a time: each is a process of its own, so threads are enough to run them."""
+"""Many deliveries at a time. Each is a process of its own, so threads are enough to run them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0) -> list[Result]:
-    """The function's results for all items, in their order; as many at a time as this process has processors.
+    """Return the function's results for all items, in order; by default, run one at a time per processor.
 
     Raises what the function raises.
     """

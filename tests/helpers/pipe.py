@@ -1,4 +1,4 @@
-"""A model of Postfix's pipe(8): runs a command as it does, and says what becomes of the mail.
+"""A model of Postfix's pipe(8): it runs a command the same way, and tells what happens to the mail.
 
 It follows pipe_command() of src/global/pipe_command.c and eval_command_status() of src/pipe/pipe.c.
 """
@@ -19,7 +19,7 @@ from helpers.home import RelayHome
 Verdict = Literal["sent", "deferred", "bounced"]
 
 OUTPUT_LIMIT = 4096
-# Seconds; Postfix's own is 1000, and a test that fails should not take that long.
+# Seconds. Postfix's own limit is 1000, but a failing test should not take that long.
 TIME_LIMIT = 300
 EX_TEMPFAIL = 75
 ENVIRONMENT = {"LANG": "C", "MAIL_CONFIG": "/etc/postfix", "PATH": "/usr/bin:/bin", "TZ": ""}
@@ -38,7 +38,7 @@ SYSEXITS = {
 
 
 class Delivery(NamedTuple):
-    """What became of the mail; `status` is the exit status, or minus the signal that ended the command."""
+    """The outcome of a delivery; `status` is the exit status, or minus the signal that killed the command."""
 
     verdict: Verdict
     dsn: str
@@ -52,24 +52,24 @@ class Delivery(NamedTuple):
 
 
 def waits(delivery: Delivery) -> bool:
-    """Whether the command itself deferred the mail: by its exit status and a status code of its own."""
+    """Tell whether the command itself deferred the mail, with its exit status and its own status code."""
     return delivery.status == EX_TEMPFAIL and bool(re.match(rb"4\.\d+\.\d+ ", delivery.output))
 
 
 def judge(status: int, output: bytes, *, timed_out: bool) -> Delivery:
-    """What Postfix makes of the end of a command and of its output."""
+    """Return Postfix's verdict on a command, from its exit status and output."""
     if timed_out:
         return Delivery("bounced", "5.3.0", status, output)
     if status == 0:
         return Delivery("sent", "2.0.0", status, output)
     if status < 0:
         return Delivery("deferred", "4.3.0", status, output)
-    # Only tab and newline become a space before Postfix looks; any other control character spoils the code.
+    # Postfix first turns tabs and newlines into spaces; any other control character spoils the code.
     code = re.match(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?=[ \t\n\0]|\Z)", output)
     dsn = code.group(1).decode() if code else SYSEXITS.get(status, "5.3.0")
     if dsn.startswith("4."):
         return Delivery("deferred", dsn, status, output)
-    # A success code on a failure is bounced, and bounce(8) puts a general code in its place.
+    # A failure with a success code bounces, and bounce(8) replaces the code with a general one.
     return Delivery("bounced", dsn if dsn.startswith("5.") else "5.0.0", status, output)
 
 
@@ -90,9 +90,9 @@ def pipe(
 ) -> Delivery:
     """Hand a message to the home's script (or another) as pipe(8) does.
 
-    `options` come before the sender; `python` runs the script with `-I` instead of its first line;
-    `prefix` is a command that runs it, such as strace. `limit` is Postfix's time limit in seconds, which
-    counts for each wait. `nofile` (descriptors) and `address_space` (bytes) are resource limits.
+    `options` go before the sender; `python` is an interpreter to use, with `-I`, instead of the first line's;
+    `prefix` is a command that runs it, such as strace. `limit` is Postfix's time limit in seconds, for each
+    wait. `nofile` (descriptors) and `address_space` (bytes) are resource limits.
     """
     command = [
         *prefix,
@@ -109,16 +109,16 @@ def pipe(
 
 
 def _limited(nofile: int | None, address_space: int | None) -> list[str]:
-    """The command that sets resource limits; empty without any."""
+    """Return the command that sets resource limits; empty without any."""
     wanted = {"nofile": nofile, "as": address_space}
     options = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
     return ["prlimit", *options] if options else []
 
 
 def run(home: RelayHome, command: Sequence[str], message: bytes, limit: float = TIME_LIMIT) -> Delivery:
-    """Run a command as pipe(8) does: as the home's user, in a session of its own, in a clean environment."""
+    """Run a command as pipe(8) does: as the home's user, in its own session, with a clean environment."""
     output_end, command_end = os.pipe()
-    # Postfix does so: a command that writes much before it is read from sees EAGAIN.
+    # As Postfix does: a command that writes a lot before Postfix reads it sees EAGAIN.
     os.set_blocking(command_end, False)
     try:
         process = subprocess.Popen(
@@ -136,7 +136,7 @@ def run(home: RelayHome, command: Sequence[str], message: bytes, limit: float = 
             bufsize=0,
         )
     except OSError as error:
-        # Postfix's child ends with EX_TEMPFAIL where it cannot run the command.
+        # Postfix's child exits with EX_TEMPFAIL if it cannot run the command.
         os.close(output_end)
         return judge(EX_TEMPFAIL, f"pipe: fatal: execvp {command[0]}: {error}".encode(), timed_out=False)
     finally:
@@ -145,7 +145,7 @@ def run(home: RelayHome, command: Sequence[str], message: bytes, limit: float = 
 
 
 def _attend(process: subprocess.Popen[bytes], message: bytes, output_end: int, limit: float) -> Delivery:
-    """Feed the command, capture its output and wait for its end; its group is killed at the limit."""
+    """Feed the command, capture its output and wait for it; kill its process group at the limit."""
     assert process.stdin is not None
     timed_out = not _feed(process.stdin.fileno(), message, limit)
     process.stdin.close()
@@ -165,18 +165,18 @@ def _kill_group(leader: int) -> None:
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
-        # All of it ended just after the limit.
+        # The whole group ended just after the limit.
         return
 
 
 def _feed(descriptor: int, message: bytes, limit: float) -> bool:
-    """Write the message; False if the command did not read for `limit` seconds. EPIPE is no failure."""
+    """Write the message; return False if nothing is read for `limit` seconds. EPIPE is not a failure."""
     rest = memoryview(message)
     try:
         while rest:
             if not _ready(descriptor, select.POLLOUT, limit):
                 return False
-            # A writable pipe takes this much without blocking.
+            # A writable pipe accepts this much without blocking.
             rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
     except BrokenPipeError:
         return True
@@ -184,7 +184,7 @@ def _feed(descriptor: int, message: bytes, limit: float) -> bool:
 
 
 def _capture(descriptor: int, limit: float) -> tuple[bytes, bool]:
-    """The first output, and whether it ended or filled the buffer before `limit` seconds of silence."""
+    """Return the first output, and whether it ended or filled the buffer before `limit` s of silence."""
     output = b""
     while len(output) < OUTPUT_LIMIT:
         if not _ready(descriptor, select.POLLIN, limit):
@@ -197,7 +197,7 @@ def _capture(descriptor: int, limit: float) -> tuple[bytes, bool]:
 
 
 def _ready(descriptor: int, event: int, limit: float) -> bool:
-    """Whether a descriptor becomes ready, or its other end closes, within `limit` seconds."""
+    """Tell whether a descriptor becomes ready, or its other end closes, within `limit` seconds."""
     poller = select.poll()
     poller.register(descriptor, event)
     return bool(poller.poll(limit * 1000))

@@ -1,4 +1,4 @@
-"""Ways in which a command can end, and what pipe(8) makes of each: for the model and for a real Postfix."""
+"""Ways a command can end, and what pipe(8) does in each case; for the model and for a real Postfix."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from helpers.pipe import TIME_LIMIT, Verdict
 
-# Seconds, for commands that do not end: each is to have said something by then.
+# Seconds, for commands that do not end; each has printed something by then.
 SHORT_LIMIT = 10
 
 
 class PipeCase(NamedTuple):
-    """A command's output and end, and the verdict and status code of the delivery under the time limit."""
+    """A command's output and end, the verdict and status code of its delivery, and the time limit."""
 
     output: str
     end: str
@@ -21,11 +21,11 @@ class PipeCase(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For the test's name."""
+        """The test's name."""
         return f"{self.end}, {self.output.split()[0]}"
 
     def script(self) -> str:
-        """A shell script that reads its message and behaves so."""
+        """Return a shell script that reads its message and then does this."""
         return f"#!/bin/sh\ncat >/dev/null\nprintf '%s\\n' '{self.output}' >&2\n{self.end}\n"
 
 

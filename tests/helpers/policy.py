@@ -1,4 +1,4 @@
-"""A distribution's SELinux policy with the relay's module in it, read without a kernel that has SELinux."""
+"""A distribution's SELinux policy with the relay's module, read without SELinux in the kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALLOWED = re.compile(r"^allow \S+ \S+:(\w+) (?:\{ (.*) \}|(\w+));$", re.MULTILIN
 
 
 class Right(NamedTuple):
-    """A permission on files and the like of one type and class."""
+    """A permission on objects of one type and class."""
 
     target: str
     kind: str
@@ -28,19 +28,19 @@ class Right(NamedTuple):
 
 
 class Policy:
-    """The machine's policy with the module, which `install` has put into the directory `root`."""
+    """The machine's policy with the module, as `install` put it into the directory `root`."""
 
     def __init__(self, root: Path) -> None:
         [self._binary] = root.glob("etc/selinux/*/policy/policy.*")
         [self._contexts] = root.glob("etc/selinux/*/contexts/files/file_contexts")
 
     def types(self, paths: Iterable[Path], kind: str) -> dict[Path, str]:
-        """The types of files ("file") or directories ("dir"), as far as the contexts give them one."""
+        """Return the types of those files ("file") or directories ("dir") that the contexts label."""
         shown = run("matchpathcon", "-f", str(self._contexts), "-m", kind, *map(str, paths))
         return {Path(path): found for path, found in LABELLED.findall(shown)}
 
     def rights(self, domain: str, targets: Iterable[str]) -> set[Right]:
-        """What a domain may do with things of these types; not what depends on a boolean."""
+        """Return a domain's rights on these types, except those that depend on a boolean."""
         found = set()
         for target in targets:
             for kind, many, one in ALLOWED.findall(_rules(self._binary, domain, target)):
@@ -50,12 +50,12 @@ class Policy:
 
 @cache
 def _rules(policy: Path, domain: str, target: str) -> str:
-    # It reads the whole policy each time, which takes more than a second.
+    # sesearch reads the whole policy each time, which takes more than a second.
     return run("sesearch", "-A", "-s", domain, "-t", target, str(policy))
 
 
 def build(directory: Path, home: Path | str = SHIPPED_HOME) -> Path:
-    """The module for a relay in `home`, built into a directory by the shipped command."""
+    """Build the module for a relay in `home` with the shipped command, and return its file."""
     run(str(BUILD), str(directory), str(home))
     return directory / "postfix-relay.pp"
 
@@ -63,7 +63,7 @@ def build(directory: Path, home: Path | str = SHIPPED_HOME) -> Path:
 def install(root: Path) -> None:
     """Copy the machine's policy into an empty directory, and install the module there.
 
-    AssertionError: there is no policy, or it does not take the module.
+    AssertionError: there is no policy, or it rejects the module.
     """
     stores = [store for store in STORES if Path("/var/lib/selinux", store).is_dir()]
     assert stores, "no SELinux policy is installed"

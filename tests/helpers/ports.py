@@ -1,4 +1,4 @@
-"""TCP ports that are known before somebody listens on them."""
+"""TCP ports that are known before a server listens on them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import socket
 
 
 def reserve_port() -> socket.socket:
-    """A port of 127.0.0.1 that the kernel gives to nobody else until the socket is closed.
+    """Reserve a port of 127.0.0.1, which the kernel gives to nobody else until the socket is closed.
 
-    Nothing listens on it. A server may, if it sets SO_REUSEADDR as well, as Postfix and Python's servers do.
+    Nothing listens on it. A server can, if it also sets SO_REUSEADDR, as Postfix and Python's servers do.
     """
     reservation = socket.socket()
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -17,5 +17,5 @@ def reserve_port() -> socket.socket:
 
 
 def port_of(server: socket.socket) -> int:
-    """The port that a socket is bound to."""
+    """Return the port that a socket is bound to."""
     return int(server.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A Postfix of the tests' own, set up with the fragments that the project ships."""
+"""A private Postfix for the tests, set up with the fragments that the project ships."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHIPPED_USER = "user=postfix-relay"
 SHIPPED_COMMAND = "argv=/opt/postfix-relay/postfix-api-relay"
 SHIPPED_MAXPROC = re.compile(r"^(apirelay(?:\s+\S+){5}\s+)1(\s+pipe)$", re.MULTILINE)
 
-# What a distribution's master.cf has, less the services that the relay has no use for.
+# A distribution's master.cf, without the services that the relay does not need.
 SERVICES = """\
 127.0.0.1:{port} inet n - n - - smtpd
 pickup    unix  n       -       n       60      1       pickup
@@ -44,15 +44,15 @@ anvil     unix  -       -       n       -       1       anvil
 postlog   unix-dgram n  -       n       -       1       postlogd
 """
 
-# A distribution's queue manager wakes up every 300 s. Tests do not wait for that: a message whose delivery it
-# finds under way when it starts, as after a reload, has to.
+# A distribution's queue manager wakes up every 300 s. A message that is being delivered when it starts, as
+# after a reload, waits until then, which is too long for a test.
 SHIPPED_WAKEUP = 300
 TEST_WAKEUP = 2
-# No test waits for the shipped scans either: a deferred message comes back within seconds.
+# The shipped scans are too slow for tests as well: here a deferred message is retried within seconds.
 TEST_SCANS = {"queue_run_delay": "2s", "minimal_backoff_time": "1s", "maximal_backoff_time": "1s"}
-# For a test that looks at deferred mail, which must not be on its way again meanwhile.
+# For tests that look at deferred mail, which must not be retried meanwhile.
 ONE_ATTEMPT = {"minimal_backoff_time": "1h", "maximal_backoff_time": "1h"}
-# How long a test waits for what is on its way: a machine may stand still for many seconds.
+# Seconds that a test waits for something to happen: a machine may stall for a long time.
 PATIENCE = 60.0
 
 PIPE_LINE = re.compile(
@@ -60,40 +60,40 @@ PIPE_LINE = re.compile(
     r"dsn=(?P<dsn>[\d.]+), status=(?P<status>\w+) \((?P<text>.*)\)$"
 )
 
-# What a test runs takes seconds, or a minute on the slowest machine; what has not ended by then never will.
+# A command takes seconds, or a minute on the slowest machine; one that runs longer is stuck.
 STUCK_SECONDS = 300
 
 Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
-    """What Postfix made of one attempt for one recipient, as its log tells it."""
+    """The outcome of one attempt for one recipient, from Postfix's log."""
 
     queue_id: str
     recipient: str
     dsn: str
     status: str  # "sent", "deferred" or "bounced"
-    text: str  # what stands in parentheses
+    text: str  # the text in parentheses
 
 
 def fragment_settings(fragment: Path) -> list[str]:
-    """The "name = value" lines of a main.cf fragment, each fit to be an argument of postconf -e."""
+    """Return the "name = value" lines of a main.cf fragment, as arguments of postconf -e."""
     return [line for line in fragment.read_text().splitlines() if re.match("[a-z]", line)]
 
 
 def urgent_text(fragment: Path) -> str:
-    """A fragment with what it has commented out for urgent mail, as for an installation by hand."""
+    """Return a fragment with its lines for urgent mail uncommented, as in an installation by hand."""
     return re.sub("(?m)^#(?=[a-z]|  )", "", fragment.read_text())
 
 
 def replaced(text: str, old: str, new: str) -> str:
-    """TEXT with its one OLD replaced; AssertionError when the fragment no longer has it just once."""
+    """Return TEXT with OLD replaced; AssertionError unless OLD occurs exactly once."""
     assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in:\n{text}"
     return text.replace(old, new)
 
 
 def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
-    """The shipped master.cf fragment for another command, user and limit of parallel deliveries."""
+    """Return the shipped master.cf fragment for another command, user and limit of parallel deliveries."""
     fragment = (PROJECT / "postfix" / "master.cf").read_text()
     fragment = replaced(fragment, SHIPPED_USER, f"user={user}")
     fragment = replaced(fragment, SHIPPED_COMMAND, f"argv={command}")
@@ -103,20 +103,20 @@ def adapted_entry(command: str, user: str, maxproc: int = 1) -> str:
 
 
 def adapted_urgent_entry(command: str, user: str) -> str:
-    """The entry with the three changes that the fragment names for urgent mail."""
+    """Return the entry with the three changes that the fragment names for urgent mail."""
     entry = adapted_entry(f"{command} --urgent", user, 2)
     return re.sub("(?m)^apirelay ", "apirelay-urgent ", entry)
 
 
 def run(*command: str, message: bytes = b"") -> str:
-    """Standard output of COMMAND; AssertionError with all that it printed when it fails."""
+    """Return the standard output of COMMAND; AssertionError with all its output if it fails."""
     done = subprocess.run(command, input=message, capture_output=True, timeout=STUCK_SECONDS)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stderr.decode()}{done.stdout.decode()}"
     return done.stdout.decode()
 
 
 def make_settings(config: Path) -> None:
-    """A main.cf in the directory CONFIG that commands of Postfix can read without a delay."""
+    """Write a main.cf to the directory CONFIG that Postfix's commands read without a delay."""
     # Without it every command asks a name server for this host's name.
     (config / "main.cf").write_text("myhostname = relay.domain.com\n")
     age_settings(config)
@@ -129,20 +129,20 @@ def add_settings(config: Path, lines: Sequence[str]) -> None:
 
 
 def age_settings(config: Path) -> None:
-    """Make a new main.cf old: every command of Postfix waits two seconds for one that was just written."""
+    """Make a new main.cf look old: Postfix's commands wait two seconds if it was just written."""
     file, hour_ago = config / "main.cf", time.time() - 3600
     if file.stat().st_mtime > hour_ago:
         os.utime(file, (hour_ago, hour_ago))
 
 
 class PrivatePostfix:
-    """A running Postfix in a temporary directory, as a context manager; needs root, never reads mail of
-    the machine's own Postfix and never touches its configuration.
+    """A running Postfix in a temporary directory, as a context manager. It needs root, and never touches the
+    mail or the configuration of the machine's own Postfix.
 
-    COMMAND is what argv= begins with in place of the shipped path, USER owns its directory; None leaves out
-    all that the project ships, as on a machine before the installation. MAXPROC is the limit of parallel
-    deliveries, SETTINGS are main.cf parameters that go over everything else. AS_SHIPPED leaves the times as
-    the fragments and a distribution have them, for what measures them. URGENT adds the entry for urgent mail.
+    COMMAND replaces the shipped path in argv=, USER owns its directory; None leaves out everything that the
+    project ships, as on a machine before the installation. MAXPROC limits parallel deliveries, SETTINGS are
+    main.cf parameters that override all others. AS_SHIPPED keeps the times of the fragments and of a
+    distribution, for measurements. URGENT adds the entry for urgent mail.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class PrivatePostfix:
         self._write_main({**({} if as_shipped else TEST_SCANS), **(settings or {})})
 
     def _make_directories(self) -> None:
-        # Postfix's own users pass through it to the queue.
+        # Postfix's own users have to reach the queue through it.
         self.directory.chmod(0o755)
         for directory in (self.config, self.queue_directory, self.data_directory):
             directory.mkdir()
@@ -216,20 +216,20 @@ class PrivatePostfix:
         self.close()
 
     def start(self) -> None:
-        """Start Postfix; AssertionError when it says that it cannot."""
+        """Start Postfix; AssertionError if it cannot start."""
         run("postfix", "-c", str(self.config), "start")
 
     def reload(self) -> None:
-        """Make Postfix read its configuration again, as an admin does in the middle of deliveries."""
+        """Reload Postfix's configuration, as an admin does while mail is being delivered."""
         with self.reloading():
             run("postfix", "-c", str(self.config), "reload")
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """Around what reloads Postfix: at its end nobody who takes mail, or hands it to deliveries, has the
-        old configuration. A delivery that is under way goes on."""
+        """Wait until a reload in this block has taken effect: no process that accepts mail, or hands it to
+        deliveries, still has the old configuration. A delivery that is under way continues."""
         self.wait_for("the queue manager", lambda: "qmgr" in self.programs().values())
-        # A process has the name of its parent, master(8), before its own; one that is idle may serve another
+        # A process has the name of its parent, master(8), before its own. An idle process may serve another
         # client after a reload.
         old = {pid for pid, name in self.programs().items() if name in ("master", "qmgr", "smtpd")}
         old.discard(self.master())
@@ -237,7 +237,7 @@ class PrivatePostfix:
         self.wait_for("the reload", lambda: not any(read_of_process(pid, "comm") for pid in old))
 
     def stop(self) -> None:
-        """End Postfix and every command that it runs; nothing of it is alive afterwards. May be repeated."""
+        """Stop Postfix and every command that it runs, so that no process is left. May be repeated."""
         for pid in self.processes():
             if pid == self.master():
                 signal_process(pid, signal.SIGTERM)
@@ -245,37 +245,37 @@ class PrivatePostfix:
             self.wait_for("the end of all", self._kill)
 
     def close(self) -> None:
-        """Stop, and remove the directory with queue and log."""
+        """Stop Postfix, and remove its directory with queue and log."""
         self.stop()
         self._reservation.close()
         shutil.rmtree(self.directory)
 
     def master(self) -> int:
-        """The process id of master(8), 0 when it was never started."""
+        """Return the process id of master(8), 0 if it was never started."""
         try:
             return int((self.queue_directory / "pid" / "master.pid").read_text())
         except FileNotFoundError:
             return 0
 
     def processes(self) -> list[int]:
-        """Process ids of everything that has this instance in its environment: the daemons and the
-        commands that pipe(8) runs, also those that have a session of their own."""
+        """Return the ids of all processes that have this instance in their environment: the daemons and the
+        commands that pipe(8) runs, even those in a session of their own."""
         mark = f"MAIL_CONFIG={self.config}\0".encode()
         pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
         return [pid for pid in pids if mark in read_of_process(pid, "environ")]
 
     def programs(self) -> dict[int, str]:
-        """The names of what its processes run, by process id."""
+        """Return the names of the programs that its processes run, by process id."""
         return {pid: read_of_process(pid, "comm").decode().strip() for pid in self.processes()}
 
     def _kill(self) -> bool:
-        """Kill what is alive, and say whether nothing is: the last act of one may be to start another."""
+        """Kill all processes, and tell whether none is left: a dying one may have started another."""
         for pid in self.processes():
             signal_process(pid, signal.SIGKILL)
         return self._is_gone()
 
     def _is_gone(self) -> bool:
-        # A look can miss one that becomes another program meanwhile, or whose parent ends.
+        # One look can miss a process that executes another program meanwhile, or whose parent ends.
         return not self.processes() and not self.processes()
 
     def _gone_within(self, seconds: float) -> bool:
@@ -294,36 +294,36 @@ class PrivatePostfix:
     def smtp(
         self, sender: str, recipients: Sequence[str], message: str, source_address: str = "127.0.0.1"
     ) -> None:
-        """Submit MESSAGE, with LF line ends, over SMTP from SOURCE_ADDRESS, an address of 127.0.0.0/8 that
-        plays a device.
+        """Submit MESSAGE, with LF line ends, over SMTP from SOURCE_ADDRESS, an address in 127.0.0.0/8 that
+        stands for a device.
 
-        Raises smtplib's errors when Postfix refuses it.
+        Raises smtplib's errors if Postfix refuses it.
         """
         source = (source_address, 0)
-        # With a name of its own, smtplib asks no name server for this host's.
+        # Given a name, smtplib does not ask a name server for this host's.
         with smtplib.SMTP("127.0.0.1", self.port, "device.domain.com", 30, source) as client:
             client.sendmail(sender, list(recipients), message.replace("\n", "\r\n").encode())
 
     def queue(self) -> list[dict[str, Any]]:
-        """The queued messages, as postqueue -j describes them."""
+        """Return the queued messages, as postqueue -j describes them."""
         listing = run("postqueue", "-c", str(self.config), "-j")
         return [json.loads(line) for line in listing.split("\n") if line]
 
     def flush(self) -> None:
-        """Try all deferred mail at once."""
+        """Retry all deferred mail now."""
         run("postqueue", "-c", str(self.config), "-f")
 
     def log(self) -> str:
-        """Postfix's own log so far."""
+        """Return Postfix's own log so far."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def outcomes(self) -> list[Outcome]:
-        """Every attempt at a delivery through the relay so far, in the log's order."""
+        """Return every delivery attempt through the relay so far, in the log's order."""
         found = map(PIPE_LINE.search, self.log().splitlines())
         return [Outcome(**match.groupdict()) for match in found if match]
 
     def wait_for(self, what: str, condition: Callable[[], Result], seconds: float = PATIENCE) -> Result:
-        """The first true result of CONDITION; AssertionError with Postfix's log after SECONDS without."""
+        """Return the first true result of CONDITION; AssertionError with Postfix's log after SECONDS."""
         limit = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < limit, f"{what}: not within {seconds} s\n{self.log()}"
@@ -331,21 +331,20 @@ class PrivatePostfix:
         return result
 
     def wait_until_empty(self, seconds: float = PATIENCE) -> None:
-        """Return once no message is queued, and the log says all about those that were; AssertionError with
-        the log after SECONDS."""
-        # A listing can miss a message that changes its place meanwhile; the next one has it.
+        """Wait for an empty queue and a complete log; AssertionError with the log after SECONDS."""
+        # A listing can miss a message that moves between queues meanwhile; the next one has it.
         self.wait_for("an empty queue", lambda: not self.queue() and not self.queue(), seconds)
         self._complete_log()
 
     def _complete_log(self) -> None:
-        """Return once all that Postfix has said so far is in its log: postlogd(8) writes it when it can."""
+        """Wait until everything that Postfix has logged is in the file: postlogd(8) writes it when it can."""
         mark = f"mark {time.monotonic_ns()}"
         run("postlog", "-c", str(self.config), mark)
         self.wait_for("its log", lambda: mark in self.log())
 
 
 def read_of_process(pid: int, name: str) -> bytes:
-    """A file of proc(5)'s about a process, empty when it has ended or is not ours to read."""
+    """Return a file of proc(5) about a process; empty if it has ended or we may not read it."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# All digits and letters but the vowels.
+# All digits and letters except the vowels.
 DIGITS = "".join(
     char
     for char in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -11,7 +11,7 @@ DIGITS = "".join(
 
 
 def base52(number: int, width: int) -> str:
-    """A number with at least so many digits."""
+    """Return a number in base 52 with at least `width` digits."""
     digits = ""
     while number or len(digits) < width:
         number, digit = divmod(number, len(DIGITS))
@@ -20,6 +20,6 @@ def base52(number: int, width: int) -> str:
 
 
 def long_id(when: float, inode: str = "Lxpc") -> str:
-    """The queue id of a message that arrived then, in seconds since the epoch."""
+    """Return the queue id of a message that arrived at `when`, in seconds since the epoch."""
     seconds, micros = divmod(round(when * 1_000_000), 1_000_000)
     return f"{base52(seconds, 6)}{base52(micros, 4)}z{inode}"

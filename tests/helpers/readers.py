@@ -1,4 +1,4 @@
-"""Mail as somebody else reads it: by the standard library's email package, not by the relay."""
+"""Mail as others read it: with the standard library's email package, not with the relay."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from typing import Any, Callable
 
 Reader = Callable[[bytes, str], "list[str] | None"]
 
-# Newer libraries, when asked to be strict, refuse everything that a careless reader could take for more.
+# The strict mode of newer libraries refuses everything that a careless reader could take for more addresses.
 STRICT = "strict" in inspect.signature(getaddresses).parameters
 
 
 def parse(data: bytes) -> Message:
-    """The message under the policy that keeps every field as it is written."""
+    """Return the message, parsed with the policy that keeps every field as it is written."""
     return BytesParser(policy=policy.compat32).parsebytes(data)
 
 
 def raw_values(data: bytes, *names: str) -> list[str]:
-    """The values of all fields of these lower-case names, unfolded; bytes above 127 as surrogates."""
+    """Return the values of all fields of these lower-case names, unfolded; bytes above 127 as surrogates."""
     found = [str(value) for name, value in parse(data).raw_items() if name.lower() in names]
     return [value.replace("\r\n", "") for value in found]
 
 
 def field_names(data: bytes) -> list[str]:
-    """The names of all fields, in lower case."""
+    """Return the names of all fields, in lower case."""
     return [name.lower() for name, _ in parse(data).raw_items()]
 
 
 def read_leniently(data: bytes, name: str) -> list[str] | None:
-    """The addresses in the fields of this name, as a reader finds them that makes the best of anything."""
+    """Return the addresses in the fields of this name that a lenient reader finds."""
     lenient: dict[str, Any] = {"strict": False} if STRICT else {}
     return _texts(address for _, address in getaddresses(raw_values(data, name), **lenient))
 
 
 def read_strictly(data: bytes, name: str) -> list[str] | None:
-    """The addresses in the fields of this name, by a reader that refuses what is unclear; else None."""
+    """Return the addresses in the fields of this name that a strict reader finds, None without one."""
     values = raw_values(data, name)
     if not STRICT or any("[" in value for value in values):
-        # Domain literals are refused in any case.
+        # It always refuses domain literals.
         return None
     return _texts(address for _, address in getaddresses(values))
 
 
 def read_by_grammar(data: bytes, name: str) -> list[str] | None:
-    """The addresses in the fields of this name, by the parser of RFC 5322's grammar.
+    """Return the addresses in the fields of this name, by the parser of RFC 5322's grammar.
 
-    None where that parser fails by a fault of its own, or would show bytes above 127 as question marks.
+    None if that parser fails because of its own bug, or would show bytes above 127 as question marks.
     """
     if any(not value.isascii() for value in raw_values(data, name)):
         return None
@@ -66,7 +66,7 @@ READERS: tuple[Reader, ...] = (read_leniently, read_strictly, read_by_grammar)
 
 
 def same_address(address: str) -> str:
-    """The form in which two spellings of one mailbox are equal: RFC 5321 section 4.1.2, ASCII case aside."""
+    """Return the same form for all spellings of a mailbox: RFC 5321 section 4.1.2, ignoring ASCII case."""
     local, _, domain = address.rpartition("@")
     if local.startswith('"'):
         local = re.sub(r"\\(.)", r"\1", local[1:-1], flags=re.DOTALL)

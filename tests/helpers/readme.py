@@ -1,4 +1,4 @@
-"""The manual in its parts, README.md and the folders' own, for the tests that compare it with the program."""
+"""The manual, README.md and those in the folders, for the tests that compare it with the program."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 PROJECT = Path(__file__).resolve().parents[2]
 README = PROJECT / "README.md"
 PAGES = [README, *(PROJECT / folder / "README.md" for folder in ("postfix", "selinux", "tests"))]
-# The first line of a block of commands that depend on the reader's site and are run by no test.
+# The first line of a block of commands that depend on the reader's site; no test runs them.
 OWN = "# yours to adapt\n"
 
 
 class Block(NamedTuple):
-    """A fenced block: the heading that it stands under, its language ("" without one) and its text."""
+    """A fenced block: the heading above it, its language ("" if none) and its text."""
 
     heading: str
     language: str
@@ -22,14 +22,14 @@ class Block(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What stands under a heading, that of its subsections included."""
+    """The text under a heading, including its subsections."""
 
     lines: list[str]  # without the fenced blocks
     blocks: list[Block]
 
 
 def sections(text: str) -> dict[str, Section]:
-    """A Markdown text by its headings; AssertionError where two are the same."""
+    """Return the sections of a Markdown text by heading; AssertionError if two headings are the same."""
     found: dict[str, Section] = {}
     path: list[tuple[int, str]] = []
     fence: list[str] | None = None
@@ -58,18 +58,18 @@ def sections(text: str) -> dict[str, Section]:
 
 
 def page(path: Path) -> dict[str, Section]:
-    """A page of the manual by its headings."""
+    """Return the sections of a page of the manual by heading."""
     return sections(path.read_text(encoding="utf-8"))
 
 
 def section(heading: str) -> Section:
-    """The section under this heading, which only one page of the manual has."""
+    """Return the section under this heading, which only one page of the manual has."""
     [found] = [parts[heading] for parts in map(page, PAGES) if heading in parts]
     return found
 
 
 def everything() -> Section:
-    """All pages of the manual: the first heading of each is its title."""
+    """Return all pages of the manual: the first heading of each is its title."""
     titles = [next(iter(page(path).values())) for path in PAGES]
     return Section(
         [line for title in titles for line in title.lines],
@@ -78,12 +78,12 @@ def everything() -> Section:
 
 
 def blocks(language: str) -> list[Block]:
-    """All blocks of the manual in this language."""
+    """Return all blocks of the manual in this language."""
     return [block for block in everything().blocks if block.language == language]
 
 
 def commands(heading: str) -> list[str]:
-    """The blocks of commands under a heading that the tests run; AssertionError where there are none."""
+    """Return the blocks of commands under a heading that the tests run; AssertionError if there are none."""
     texts = [block.text for block in section(heading).blocks if block.language == "sh"]
     found = [text for text in texts if not text.startswith(OWN)]
     assert found, f"no commands under {heading!r}"
@@ -91,7 +91,7 @@ def commands(heading: str) -> list[str]:
 
 
 def tables(heading: str) -> list[list[list[str]]]:
-    """The tables under a heading: their rows, the head first."""
+    """Return the tables under a heading as rows, the head first."""
     found: list[list[list[str]]] = []
     inside = False
     for line in section(heading).lines:
@@ -104,10 +104,10 @@ def tables(heading: str) -> list[list[list[str]]]:
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows, without the head, of the first table under a heading."""
+    """Return the rows, without the head, of the first table under a heading."""
     return tables(heading)[0][1:]
 
 
 def spans(text: str) -> list[str]:
-    """The spans between backquotes in a line or a cell."""
+    """Return the spans between backquotes in a line or a cell."""
     return re.findall("`([^`]+)`", text)

@@ -1,4 +1,4 @@
-"""What a recipient gets of a message that the sandbox accepted, and of any other, part by part."""
+"""Messages as a recipient sees them, part by part: those that the sandbox accepted, and any others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PEOPLE = ("From", "To", "Cc", "Bcc", "Reply-To")
 
 
 class Part(NamedTuple):
-    """An attachment, or anything else that is not the text that a recipient reads first."""
+    """An attachment, or anything else except the text that a recipient reads first."""
 
     name: str
     content_type: str
@@ -32,10 +32,10 @@ class Part(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A message as a recipient has it: texts with LF line ends, headers with their names in lower case.
+    """A message as a recipient sees it: texts with LF line ends, header names in lower case.
 
-    `texts` has the body by its kind, "plain" or "html". `sender`, the recipients and `reply_to` are bare
-    addresses; `names` has the names that come with them.
+    `texts` has the body by kind, "plain" or "html". `sender`, the recipients and `reply_to` are bare
+    addresses; `names` has their display names.
     """
 
     sender: str
@@ -51,9 +51,9 @@ class Received(NamedTuple):
 
 
 class GraphMessage(NamedTuple):
-    """A message that was given to Graph as JSON; addresses come with the name that belongs to each.
+    """A message that was given to Graph as JSON; each address comes with its name.
 
-    `headers` has what is set by internetMessageHeaders, by extended properties, and by `internetMessageId`.
+    `headers` has the fields set by internetMessageHeaders, extended properties and `internetMessageId`.
     """
 
     subject: str = ""
@@ -69,22 +69,22 @@ class GraphMessage(NamedTuple):
 
     @property
     def recipients(self) -> list[str]:
-        """The addresses of all of them."""
+        """The addresses of all recipients."""
         return [address for _name, address in (*self.to, *self.cc, *self.bcc)]
 
     @property
     def size(self) -> int:
-        """Its size as Exchange counts it, without what base64 adds."""
+        """The size as Exchange counts it, without the overhead of base64."""
         return len(self.text.encode()) + sum(len(part.data) for part in self.attachments)
 
 
 @dataclass
 class Accepted:
-    """A message that the provider took: `mailbox` is Graph's URL mailbox or SES's FromEmailAddress.
+    """A message that the provider accepted: `mailbox` is the one in Graph's URL or SES's FromEmailAddress.
 
-    The recipients are those that the service would deliver to: for Graph what the message itself says,
-    for SES the Destination of the call. `id` is the provider's for the call, `draft` Graph's for the message.
-    `saved`: whether the sender finds it in Sent Items.
+    The recipients are those that the service would deliver to: for Graph those in the message itself, for
+    SES the Destination of the call. `id` is the provider's for the call, `draft` Graph's for the message.
+    `saved`: whether it is in the sender's Sent Items.
     """
 
     when: float
@@ -101,12 +101,12 @@ class Accepted:
 
     @property
     def recipients(self) -> set[str]:
-        """To whom a copy goes, in lower case."""
+        """The addresses of all recipients, in lower case."""
         return {email.utils.parseaddr(text)[1].lower() for text in (*self.to, *self.cc, *self.bcc)}
 
     @functools.cached_property
     def raw(self) -> bytes:
-        """The message as MIME: as it was given, or made of what was given as JSON."""
+        """The message as MIME: as it was given, or made from JSON."""
         return self.source if isinstance(self.source, bytes) else _as_mime(self.source)
 
     @property
@@ -123,14 +123,14 @@ class Accepted:
 
     @property
     def received(self) -> Received:
-        """What a recipient gets, but for the recipients: they are those that it went to."""
+        """The message as a recipient sees it, with the recipients that it actually went to."""
         source = self.source
         whole = received_of(source) if isinstance(source, bytes) else _received_of_json(source)
         return whole._replace(to=self.to, cc=self.cc, bcc=self.bcc)
 
 
 def received_of(raw: bytes) -> Received:
-    """What a recipient would get of a MIME message, as the standard library reads it."""
+    """Return a MIME message as a recipient would see it, read by the standard library."""
     message = email.message_from_bytes(raw)
     texts: dict[str, str] = {}
     attachments: list[Part] = []
@@ -152,14 +152,14 @@ def received_of(raw: bytes) -> Received:
 
 
 def _leaves(message: email.message.Message) -> list[email.message.Message]:
-    """The parts that hold no others; an enclosed message is one."""
+    """Return the parts without parts of their own; an enclosed message counts as one."""
     if message.get_content_maintype() != "multipart" or not message.is_multipart():
         return [message]
     return [leaf for part in message.get_payload() for leaf in _leaves(part)]  # type: ignore[arg-type]
 
 
 def _decoded(value: object) -> str:
-    """The value of a field, unfolded and with its encoded words read."""
+    """Return the value of a field, unfolded and with its encoded words decoded."""
     text = str(value).replace("\r", "").replace("\n", "")
     return str(email.header.make_header(email.header.decode_header(text)))
 
@@ -173,14 +173,14 @@ def _text(part: email.message.Message) -> str:
 
 def _part(part: email.message.Message) -> Part:
     if part.is_multipart():
-        # Of an enclosed message; its lines end as those of the whole do.
+        # An enclosed message, with the line ends of the whole.
         data = b"".join(enclosed.as_bytes() for enclosed in part.get_payload())  # type: ignore[union-attr]
     else:
         payload = part.get_payload(decode=True)
         assert isinstance(payload, bytes)
         data = payload
     identity = part.get("Content-ID", "").strip().strip("<>")
-    # As the mail program of a recipient shows it: within the text is what the text can refer to.
+    # As a recipient's mail program shows it: a part that the text can refer to is inline.
     inline = bool(identity) and part.get_content_disposition() != "attachment"
     return Part(_decoded(part.get_filename("")), part.get_content_type(), identity, inline, data)
 
@@ -198,7 +198,7 @@ def _received_of_json(message: GraphMessage) -> Received:
 
 
 def _as_mime(message: GraphMessage) -> bytes:
-    """The message as Exchange could send it."""
+    """Return the message as Exchange could send it."""
     text = MIMEText(message.text, message.kind, "utf-8")
     whole: email.message.Message = text
     if message.attachments:
@@ -217,7 +217,7 @@ def _as_mime(message: GraphMessage) -> bytes:
 
 
 def _attachment(part: Part) -> email.message.Message:
-    """A part for an attachment. An enclosed message would have to go in as it is: it becomes a file."""
+    """Return the part for an attachment. An enclosed message, which must not be encoded, becomes a file."""
     main, _, sub = part.content_type.partition("/")
     made = MIMEBase(*(("application", "octet-stream") if main in ("message", "multipart") else (main, sub)))
     made.set_payload(part.data)

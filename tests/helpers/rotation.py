@@ -11,7 +11,7 @@ from helpers.postfix import PROJECT, replaced, run
 
 
 def configure(home: RelayHome, directory: Path) -> Path:
-    """The shipped file for a home, under the setting of distributions that name old logs by date."""
+    """Write the shipped file for a home, with the setting of distributions that name old logs by date."""
     shipped = (PROJECT / "logrotate" / "postfix-api-relay").read_text()
     owner = f"{home.account.pw_name} {grp.getgrgid(home.account.pw_gid).gr_name}"
     text = replaced(shipped, "/opt/postfix-relay/", f"{home.path}/")
@@ -30,5 +30,5 @@ def rotate(configuration: Path, prefix: Sequence[str] = ()) -> None:
 
 
 def logs(home: RelayHome) -> list[str]:
-    """The names of the log and of what was rotated away, in order."""
+    """Return the names of the log and of the rotated logs, in order."""
     return sorted(path.name for path in home.path.glob(f"{LOG}*"))

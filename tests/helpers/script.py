@@ -13,12 +13,12 @@ from helpers.home import SCRIPT, RelayHome
 
 
 def load_script(path: Path = SCRIPT) -> ModuleType:
-    """The executable as a module named postfix_api_relay; without a suffix, import cannot find it."""
+    """Load the executable as module postfix_api_relay; without a suffix, import cannot find it."""
     loader = SourceFileLoader("postfix_api_relay", str(path))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = module_from_spec(spec)
-    # Compiled code would be left next to the executable, where the package is built from.
+    # Bytecode would be left next to the executable, where the package is built from.
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         loader.exec_module(module)
@@ -28,8 +28,8 @@ def load_script(path: Path = SCRIPT) -> ModuleType:
 
 
 def change_constants(home: RelayHome, **values: int | str) -> None:
-    """Set constants of the installed copy, whole numbers or strings, so that a test need not wait for a real
-    time-out, or touch what belongs to the machine."""
+    """Set constants of the installed copy, integers or strings, so that a test need not wait for a real
+    time-out, or touch anything of the machine's own."""
     text = home.script.read_text()
     for name, value in values.items():
         before = r"\d+" if isinstance(value, int) else '"[^"]*"'

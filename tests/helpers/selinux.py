@@ -1,11 +1,11 @@
-"""What SELinux would ask a policy when a program makes the system calls that strace(1) saw.
+"""The permissions that SELinux would check for the system calls that strace(1) saw.
 
-The questions are those of the kernel's security/selinux/hooks.c, in the functions named here, at the places
-where fs/namei.c, fs/open.c and fs/exec.c call them:
+The checks are those of the kernel's security/selinux/hooks.c, in the functions named here, where fs/namei.c,
+fs/open.c and fs/exec.c call them:
 
     any path            search on each directory on the way (selinux_inode_permission)
     open                open, and read, write or append as it is opened (selinux_file_open); to read, write
-                        or list it later asks for the same again (selinux_file_permission)
+                        or list it later checks the same again (selinux_file_permission)
       of a new file     also create on it, add_name and write on its directory (may_create)
     mkdir               create on it, add_name and write on its directory (may_create)
     unlink              unlink on it, remove_name and write on its directory (may_link)
@@ -16,15 +16,15 @@ where fs/namei.c, fs/open.c and fs/exec.c call them:
     utimensat, setxattr setattr (selinux_inode_setattr, selinux_inode_setxattr)
     ftruncate, and
     utimensat to now    write (selinux_inode_setattr)
-    access              read, write or execute as it asks, nothing for F_OK (selinux_inode_permission)
+    access              read, write or execute as requested, nothing for F_OK (selinux_inode_permission)
     ioctl               ioctl (selinux_file_ioctl, for the requests that occur here)
     flock               lock (selinux_file_lock)
-    fcntl               lock for its locks; write to set flags where the file is no longer to be appended to,
-                        else nothing for flags (selinux_file_fcntl)
-    execve              execute, read and open, and execute_no_trans where the domain stays the same
+    fcntl               lock for locks; for flags, write if they remove O_APPEND, else nothing
+                        (selinux_file_fcntl)
+    execve              execute, read and open, and execute_no_trans if the domain stays the same
                         (selinux_bprm_creds_for_exec)
 
-"write" on a directory is what selinux_inode_permission makes of any change of its entries.
+For selinux_inode_permission, any change of a directory's entries is a "write" on it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from helpers.strace import Call
 
 CALL = re.compile(r"\w+\((?P<arguments>.*)\) += (?:-1 (?P<error>E\w+).*|\d.*)", re.DOTALL)
 DESCRIPTOR = re.compile(r"\d+<(?P<path>/[^>]*)>")
-# With the directory from which a call "at" one counts.
+# With the directory that the path of an "at" call is relative to.
 NAMED = re.compile(r'(?:(?:AT_FDCWD|\d+)<(?P<directory>[^>]*)>, )?"(?P<name>(?:[^"\\]|\\.)*)"')
 
-# These ask nothing, or what the opening of the file has asked. Here and below, which call a library makes for
-# one purpose depends on its version.
+# These check nothing, or what opening the file has checked. Here and below, which call a library uses for a
+# purpose depends on its version.
 SILENT = {
     *("close", "dup", "dup2", "dup3", "fadvise64", "fdatasync", "fsync", "getdents64", "lseek"),
     *("copy_file_range", "pread64", "pwrite64", "read", "readv", "sendfile", "write", "writev"),
@@ -61,22 +61,22 @@ ON_DESCRIPTOR = {
     "utimensat": "setattr",
 }
 BY_NAME = {"getxattr": "getattr", "newfstatat": "getattr", "statx": "getattr"}
-# fcntl(2) by its command; what it asks for F_SETFL depends on how the file was opened.
+# fcntl(2) by its command; the check for F_SETFL depends on how the file was opened.
 FCNTL = {
     **dict.fromkeys(("F_DUPFD", "F_DUPFD_CLOEXEC", "F_GETFD", "F_SETFD", "F_GETFL"), []),
     **dict.fromkeys(("F_GETLK", "F_SETLK", "F_SETLKW", "F_OFD_SETLK", "F_OFD_SETLKW"), ["lock"]),
 }
 ACCESS = {"R_OK": "read", "W_OK": "write", "X_OK": "execute"}
-# After these errors nothing but the directories on the way was asked about.
+# With these errors, only the directories on the way were checked.
 NOT_REACHED = {"EEXIST", "ENOENT", "ENOTDIR"}
-# A directory where a file has to be: found out when nothing but a change of the entries had been asked for.
+# A directory instead of a file: found out when only the change of the entries had been checked.
 WRONG_KIND = {"EISDIR"}
-# Not what such a file can do or has: found out when SELinux had been asked.
+# Something that such a file does not have or support: found out after SELinux's check.
 UNSUITABLE = {"ENODATA", "ENOTTY"}
 
 
 class Need(NamedTuple):
-    """A permission on a file or directory. One that is created has the type of the directory it is in."""
+    """A permission on a file or directory. A new one has the type of the directory it is in."""
 
     path: Path
     kind: str  # its class, "file" or "dir"
@@ -89,16 +89,16 @@ class Need(NamedTuple):
 
 
 class Observer:
-    """Turns system calls, in their order, into what a policy has to allow for them in the directory `top`.
+    """Translates system calls, in order, into the permissions that they need in the directory `top`.
 
-    It has to be made before the program starts: what a call needs depends on what is there. `needs` holds,
-    for each need, the first call that had it.
+    Create it before the program starts: what a call needs depends on the existing files. `needs` holds the
+    first call for each need.
     """
 
     def __init__(self, top: Path) -> None:
         self.top = top
         self.needs: dict[Need, str] = {}
-        # Whether the last opening was to append.
+        # Whether the file was last opened to append.
         self._appends: dict[Path, bool] = {}
         self._kinds = {path: "dir" if path.is_dir() else "file" for path in [top, *top.rglob("*")]}
         self._changes: dict[str, Callable[..., None]] = {
@@ -109,7 +109,7 @@ class Observer:
         }
 
     def see(self, calls: Iterable[Call]) -> None:
-        """Take in the calls. AssertionError: one of them does something in `top` that is not known here."""
+        """Record the needs of the calls. AssertionError: one of them does something unknown in `top`."""
         for call in calls:
             if call.name not in SILENT and str(self.top) in call.text:
                 self._see(call)
@@ -128,7 +128,7 @@ class Observer:
             self._done(call, arguments, paths)
 
     def _paths(self, name: str, arguments: str) -> list[Path]:
-        """The paths that a call is about."""
+        """Return the paths that a call is about."""
         if name == "fcntl" or name in ON_DESCRIPTOR and not (name == "utimensat" and arguments[0] == "A"):
             match = DESCRIPTOR.match(arguments)
             assert match, f"not by descriptor: {name}({arguments})"
@@ -146,7 +146,7 @@ class Observer:
             self._need(call, permission, path)
 
     def _asked(self, call: Call, arguments: str, path: Path) -> list[str]:
-        """What a call that changes no directory asks of its file."""
+        """Return the permissions on its file that a call needs which changes no directory."""
         if call.name == "utimensat" and arguments.endswith(", NULL, 0"):
             return ["write"]
         if call.name in ON_DESCRIPTOR:

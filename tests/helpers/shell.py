@@ -1,4 +1,4 @@
-"""A shell for the commands of README.md, in which they find what the tests have made for them."""
+"""A shell for the commands of README.md, with stand-ins for what the tests cannot run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 from helpers.postfix import PROJECT, STUCK_SECONDS, age_settings
 
-# The name of the relay's account, which is also a part of other names.
+# The name of the relay's account, which is also part of other names.
 ACCOUNT = r"(?<![\w/-])postfix-relay(?![\w./-])"
-# What only a whole machine has, or what would be slow: every command of Postfix waits for a new main.cf to
-# become older.
+# Commands that only a whole machine has, or that would be slow: Postfix's commands wait while main.cf is new.
 STAND_INS = {
     "sudo": 'if [ "$1" = -u ]; then exec runuser -u "$2" -- "${@:3}"; fi\nexec "$@"',
     "systemctl": '[ "$*" = "restart postfix" ] || exit 1\npostfix stop || true\nexec postfix start',
@@ -21,9 +20,9 @@ STAND_INS = {
 
 
 class Shell:
-    """CONFIG is Postfix's configuration directory, PROGRAMS a directory for stand-ins of commands.
+    """CONFIG is Postfix's configuration directory, PROGRAMS a directory for stand-ins.
 
-    CHANGES are what a regular expression finds in the commands, and what stands there instead.
+    CHANGES maps regular expressions to their replacements in the commands.
     """
 
     def __init__(self, config: Path, programs: Path, changes: dict[str, str]) -> None:
@@ -35,7 +34,7 @@ class Shell:
             (programs / name).chmod(0o755)
 
     def adapted(self, text: str) -> str:
-        """The commands for this machine."""
+        """Return the commands, adapted to this machine."""
         for pattern, replacement in self.changes.items():
             text = re.sub(pattern, replacement, text)
         return text
@@ -56,7 +55,7 @@ class Shell:
         return done
 
     def run(self, text: str, directory: Path = PROJECT) -> str:
-        """What commands print; AssertionError when one of them fails."""
+        """Return what commands print; AssertionError if one of them fails."""
         done = self.attempt(text, directory)
         assert done.returncode == 0, f"{text}{done.returncode}\n{done.stderr}{done.stdout}"
         return done.stdout

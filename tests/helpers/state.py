@@ -1,4 +1,4 @@
-"""The relay's state files, written and read by tests in place of a minute's wait."""
+"""The relay's state files, which tests write and read instead of waiting for a minute."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ KEYS = ".ses-credentials-cache"
 
 
 def clock() -> float:
-    """The clock by which the window counts, in seconds."""
+    """Return the time by the window's clock, in seconds."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def read(home: RelayHome, name: str) -> dict[str, Any]:
-    """A state file's content; empty where there is none."""
+    """Return a state file's content; empty if there is none."""
     file = home.path / name
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return content
 
 
 def fill_window(home: RelayFiles, calls: int) -> None:
-    """Let so many calls have ended just now."""
+    """Fill the window with a number of calls that have just ended."""
     put_calls(home, [0.0] * calls)
 
 
 def put_calls(home: RelayFiles, ages: Iterable[float]) -> None:
-    """Let these be the calls in the window, each so many seconds after its end, and nobody in its line.
+    """Set the calls in the window, by their seconds since they ended, with nobody waiting in line.
 
-    Where processes of the relay run the lock has to be held: one that has just written the state would take
-    this for its own writing.
+    While processes of the relay run, hold the lock: one that has just written the state would take this for
+    its own version.
     """
     now = clock()
     calls = [[now - age - 1, now - age, 1] for age in ages]
@@ -49,7 +49,7 @@ def put_calls(home: RelayFiles, ages: Iterable[float]) -> None:
 
 
 def open_slots(home: RelayHome, number: int = 1) -> None:
-    """Let so many of the calls that have ended leave the window now; who waits stays in line."""
+    """Remove `number` of the ended calls from the window now; waiting deliveries stay in line."""
     with lock_held(home):
         state = read(home, WINDOW)
         ended = [call for call in state["calls"] if call[1] is not None]
@@ -60,13 +60,13 @@ def open_slots(home: RelayHome, number: int = 1) -> None:
 
 
 def let_calls_count_for_long(home: RelayHome) -> None:
-    """Change the installed copy so that no call leaves the window before a test has ended."""
+    """Change the installed copy so that no call leaves the window during a test."""
     change_constants(home, WINDOW_SECONDS=3600)
 
 
 @contextmanager
 def lock_held(home: RelayHome) -> Iterator[None]:
-    """The home's lock, held by somebody else."""
+    """Hold the home's lock, as another process would."""
     descriptor = os.open(home.path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -76,19 +76,19 @@ def lock_held(home: RelayHome) -> Iterator[None]:
 
 
 def hold_notices(home: RelayHome, kind: str, held: dict[str, int], age: float) -> None:
-    """Let notices of a kind be held, by what they are about, the first of them `age` seconds ago."""
+    """Set the held notices of a kind, by their subject matter, the first one `age` seconds old."""
     state = {**read(home, NOTICES), kind: {"last": {}, "held": held, "since": time.time() - age}}
     home.put(NOTICES, json.dumps(state).encode())
 
 
 def held_notices(home: RelayHome, kind: str) -> dict[str, int]:
-    """How many notices of a kind are held, by what they are about."""
+    """Return the number of held notices of a kind, by their subject matter."""
     found: dict[str, int] = read(home, NOTICES).get(kind, {}).get("held", {})
     return found
 
 
 def pass_by(home: RelayHome, seconds: float) -> None:
-    """Let so many seconds pass for what is remembered of refusals."""
+    """Age the remembered refusals by `seconds`."""
     with lock_held(home):
         state = read(home, WINDOW)
         for entry in state.get("refused", {}).get("by", {}).values():
@@ -97,12 +97,12 @@ def pass_by(home: RelayHome, seconds: float) -> None:
 
 
 def kept_progress(home: RelayHome) -> list[Path]:
-    """The files of deliveries of several calls that are under way."""
+    """Return the files of unfinished deliveries that take several calls."""
     return sorted(home.path.glob(".progress-*"))
 
 
 def pass_by_progress(home: RelayHome, seconds: float) -> None:
-    """Let so many seconds pass since drafts were sent of which the answer was lost."""
+    """Age the sending of drafts whose answer was lost by `seconds`."""
     for file in kept_progress(home):
         if file.suffix == ".new":
             continue
@@ -113,7 +113,7 @@ def pass_by_progress(home: RelayHome, seconds: float) -> None:
 
 
 def pass_by_incident(home: RelayHome, seconds: float) -> None:
-    """Let so many seconds pass for what is kept of an incident."""
+    """Age the recorded incident by `seconds`."""
     with lock_held(home):
         state = read(home, WINDOW)
         for name in {"incident", "recovered"} & state.keys():

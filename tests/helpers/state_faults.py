@@ -1,4 +1,4 @@
-"""What may stand in place of a state file, or in it: a power cut, a full disk or a stranger can leave it."""
+"""Faults in a state file, or instead of one, as a power cut, a full disk or a stranger can leave them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from helpers.home import RelayHome
 from helpers.state import NOTICES, TOKEN, WINDOW, clock
 
 STATE = (WINDOW, TOKEN, NOTICES)
-# The overrides' notices are remembered, so that every state file is written.
+# A sender that is overridden: the notice is remembered, so that every state file is written.
 STRANGER = "printer@elsewhere.com"
 DAY = 86400
-# A number that JSON allows, and that no float can hold.
+# JSON allows this number, but no float can hold it.
 HUGE = 10**400
 
 Fault = Callable[[Path], object]
 
 
 def holding(content: bytes | str) -> Fault:
-    """A fault: the file has this content."""
+    """Return a fault: the file has this content."""
     return lambda path: path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def holding_json(value: object) -> Fault:
-    """A fault: the file has this value."""
+    """Return a fault: the file has this value."""
     return holding(json.dumps(value))
 
 
@@ -98,11 +98,11 @@ OBJECTS: dict[str, Fault] = {
 }
 FAULTS = {**CONTENTS, **OBJECTS}
 
-# By the window's clock; the other files go by the date.
+# By the window's clock; the other files use the date.
 TOMORROW = clock() + DAY
-# No machine has been up for so short a time that a call from then could still count.
+# A call from then no longer counts, however recently the machine has booted.
 YESTERDAY = clock() - DAY
-# When a quota is still good, after the longest run of the tests as well.
+# A quota is valid until then, even after the longest run of the tests.
 TONIGHT = clock() + DAY / 2
 WINDOW_CONTENT: dict[str, object] = {
     "calls of another type": {"calls": {"a": 1}},
@@ -151,7 +151,7 @@ QUOTA: dict[str, dict[str, object]] = {
 
 
 def remembered(when: float) -> object:
-    """What is remembered of a notice that was sent, and of one that was held, at some time."""
+    """Return what is remembered of one notice that was sent, and one that was held, at `when`."""
     return {"override": {"last": {STRANGER: when}, "held": {"a": 1}, "since": when}}
 
 
@@ -173,7 +173,7 @@ NOTICE_CONTENT: dict[str, object] = {
 
 
 def plant(home: RelayHome, name: str, fault: Fault) -> None:
-    """Put the fault in place of a file; it belongs to the relay's user, unless it is meant to be root's."""
+    """Put the fault there instead of a file; the relay's user owns it, unless it is meant to be root's."""
     path = home.path / name
     fault(path)
     if os.path.lexists(path) and fault not in (owned_by_root, directory_of_root):
@@ -181,7 +181,7 @@ def plant(home: RelayHome, name: str, fault: Fault) -> None:
 
 
 def clock_jumps(home: RelayHome, seconds: float) -> None:
-    """Shift all times in the state as a jump of the clock, or so much time that passes, would do."""
+    """Shift all times in the state, as a clock jump or passing time would."""
     for name in STATE:
         path = home.path / name
         if path.exists():
@@ -189,7 +189,7 @@ def clock_jumps(home: RelayHome, seconds: float) -> None:
 
 
 def shifted(value: Any, seconds: float) -> Any:
-    """The value with all times in it, which are the floats, shifted."""
+    """Return the value with all times in it, which are the floats, shifted."""
     if isinstance(value, dict):
         return {key: shifted(item, seconds) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The arithmetic of a storm: how soon it could be over, and in which order it was delivered."""
+"""The arithmetic of a storm: how soon it could be over, and in what order it was delivered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Name = TypeVar("Name")
 
 
 def busiest(times: Sequence[float], seconds: float) -> int:
-    """The most of these times that any so many seconds hold."""
+    """Return the largest number of these times within any span of `seconds`."""
     ordered = sorted(times)
     most = first = 0
     for last, when in enumerate(ordered):
@@ -20,12 +20,12 @@ def busiest(times: Sequence[float], seconds: float) -> int:
 
 
 def least_by_limit(messages: int, limit: int, seconds: float) -> float:
-    """In how many seconds a limit of calls in so many seconds (0: none) lets the messages through."""
+    """Return how long the messages take under a limit of calls in `seconds` (0: none)."""
     return seconds * ((messages - 1) // limit) if limit else 0.0
 
 
 def least_by_limit_and_pace(messages: int, limit: int, seconds: float, pace: float) -> float:
-    """The same, where each message also comes `pace` seconds after the one before it at the earliest."""
+    """Return the same if each message also comes at least `pace` seconds after the one before it."""
     times: list[float] = []
     for number in range(messages):
         slot = times[number - limit] + seconds if limit and number >= limit else 0.0
@@ -34,14 +34,14 @@ def least_by_limit_and_pace(messages: int, limit: int, seconds: float, pace: flo
 
 
 def in_order(first: Sequence[Name], second: Sequence[Name]) -> float:
-    """How many of the neighbours in the second sequence stand in the order of the first: 0 to 1."""
+    """Return the share of neighbours in the second sequence that are in the order of the first: 0 to 1."""
     places = _places(first, second)
     pairs = list(zip(places, places[1:]))
     return sum(one < other for one, other in pairs) / len(pairs) if pairs else 1.0
 
 
 def largest_displacement(first: Sequence[Name], second: Sequence[Name]) -> int:
-    """By how many places, at most, an item stands elsewhere in the second sequence than in the first."""
+    """Return by how many places, at most, an item has moved from the first sequence to the second."""
     places = _places(first, second)
     return max((abs(place - number) for number, place in enumerate(places)), default=0)
 

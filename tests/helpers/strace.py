@@ -1,4 +1,4 @@
-"""What strace(1) can do to the relay: list its system calls, and let one of them fail or be the last."""
+"""Run the relay under strace(1): list its system calls, and make one of them fail or be the last."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from helpers.pipe import Delivery, pipe
 LINE = re.compile(r"\d+ +(?P<text>(?P<name>\w+)\(.*)")
 UNFINISHED = " <unfinished ...>"
 RESUMED = re.compile(r"\d+ +<\.\.\. \w+ resumed>")
-# A log record starts with its time; what the record is about must not be cut off.
+# Enough for the time and the keyword of a log record.
 SHOWN_BYTES = 64
 
 
 class Call(NamedTuple):
-    """One system call: its name, how many of this name there were before and with it, and strace's line."""
+    """A system call: its name, its number among the calls of this name, and strace's line."""
 
     name: str
     ordinal: int
@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it came back; the last one of a process that died did not."""
+        """Whether it returned; the last call of a process that died did not."""
         return not self.text.endswith("= ?")
 
     @property
@@ -43,14 +43,14 @@ class Call(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """A delivery, and the system calls that it made."""
+    """A delivery and its system calls."""
 
     delivery: Delivery
     calls: list[Call]
 
 
 def whole_lines(text: str) -> str:
-    """strace's output with the calls in one piece during which another process ran."""
+    """Return strace's output, with calls that another process interrupted in one piece."""
     begun: dict[str, str] = {}
     whole = []
     for line in text.splitlines():
@@ -64,7 +64,7 @@ def whole_lines(text: str) -> str:
 
 
 def read_calls(text: str) -> list[Call]:
-    """The system calls in strace's output."""
+    """Return the system calls in strace's output."""
     seen: dict[str, int] = {}
     calls = []
     for match in filter(None, map(LINE.match, text.splitlines())):
@@ -76,7 +76,7 @@ def read_calls(text: str) -> list[Call]:
 
 @contextmanager
 def trace_file(home: RelayHome) -> Iterator[Path]:
-    """A file that the home's user can write strace's output to, outside of the home."""
+    """Create a file outside the home that the home's user can write strace's output to."""
     with tempfile.TemporaryDirectory(prefix="trace-") as directory:
         file = Path(directory) / "calls"
         file.touch()
@@ -86,7 +86,7 @@ def trace_file(home: RelayHome) -> Iterator[Path]:
 
 
 def command(file: Path, options: Sequence[str] = ()) -> list[str]:
-    """The command before the relay's; strace dies of the signal that its program died of."""
+    """Return the command to put before the relay's; strace dies of the same signal as its program."""
     return ["strace", "-f", "-y", "-s", str(SHOWN_BYTES), "-o", str(file), *options]
 
 
@@ -104,9 +104,9 @@ def trace(
 
 
 def below(calls: Sequence[Call], directory: Path) -> list[tuple[Path, Call]]:
-    """The calls that name the directory or a file in it, each with the first path of these that it names.
+    """Return the calls that name the directory or a file in it, each with the first such path.
 
-    Ordinals count the calls of a name that mention this path, as strace's do with -P.
+    Ordinals count the calls of a name that mention this path, as strace does with -P.
     """
     pattern = re.compile(rf'["<]({re.escape(str(directory))}(?:/[^">]*)?)[">]')
     seen: dict[tuple[str, str], int] = {}
@@ -121,10 +121,10 @@ def below(calls: Sequence[Call], directory: Path) -> list[tuple[Path, Call]]:
 
 
 def dying_at(call: Call) -> list[str]:
-    """strace's options for a death by SIGKILL in place of a system call; only sends are listed besides.
+    """Return strace's options for SIGKILL instead of a system call; only sends are listed besides.
 
-    The execve that starts the relay cannot be one: strace itself begins there. Not with --seccomp-bpf, where
-    the signal would come to nothing.
+    This does not work for the execve that starts the relay, because strace itself begins there, nor with
+    --seccomp-bpf, where the signal would be lost.
     """
     listed = {call.name, "write", "sendto", "sendmsg"}
     killer = f"inject={call.name}:signal=KILL:when={call.ordinal}"
@@ -132,12 +132,12 @@ def dying_at(call: Call) -> list[str]:
 
 
 def failing_at(call: Call, path: Path, error: str) -> list[str]:
-    """strace's options for an error in place of a call, whose ordinal counts calls on this path only."""
+    """Return strace's options for an error instead of a call; its ordinal counts calls on this path only."""
     return ["-P", str(path), "-e", f"inject={call.name}:error={error}:when={call.ordinal}"]
 
 
 class Alarm(NamedTuple):
-    """An alarm that a process has set: in how many seconds, and how many were left of the one before."""
+    """An alarm that a process has set: its seconds, and the remaining ones of the alarm before."""
 
     seconds: int
     left: int
@@ -147,18 +147,18 @@ TRACE_ALARMS = ("-e", "trace=alarm")
 
 
 def alarms(calls: Sequence[Call]) -> list[Alarm]:
-    """The alarms that were set, in their order."""
+    """Return the alarms that were set, in order."""
     found = (re.fullmatch(r"alarm\((\d+)\) += (\d+)", call.text) for call in calls)
     return [Alarm(*map(int, match.groups())) for match in found if match]
 
 
 def sent_by(calls: Sequence[Call]) -> int:
-    """How many of the calls wrote to a socket."""
+    """Return the number of calls that wrote to a socket."""
     return sum(call.sends for call in calls)
 
 
 def last_send_of_the_message(calls: Sequence[Call]) -> int:
-    """The position of the call that ends the message's request: the last write to a socket before the log
-    says DELIVERED. Raises StopIteration where the log never does."""
+    """Return the position of the call that ends the message's request: the last write to a socket before the
+    log says DELIVERED. Raises StopIteration if the log never does."""
     logged = next(n for n, call in enumerate(calls) if call.name == "write" and "] DELIVERED" in call.text)
     return max(n for n, call in enumerate(calls[:logged]) if call.sends)

@@ -1,4 +1,4 @@
-"""Whether a program can print a text: its source has the words, in string literals, between the values."""
+"""Tell whether a program can print a text: its string literals have the words between the values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ast
 import re
 from functools import cache
 
-# What stands for a value in a text: keys, quoted values, paths, numbers and times.
+# The values in a text: keys, quoted values, paths, numbers and times.
 VALUE = re.compile(r"\b[A-Z][A-Z_]{3,}[A-Z]\b|'[^']*'|/[\w./-]+|0o\d+|\d[\d:]*")
 
 
 def literals(source: str) -> list[str]:
-    """The string literals of a program, the pieces of formatted ones included, but no docstrings."""
+    """Return the string literals of a program, including pieces of formatted ones, but no docstrings."""
     tree = ast.parse(source)
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
@@ -19,7 +19,7 @@ def literals(source: str) -> list[str]:
 
 
 def is_made_of(text: str, pieces: list[str]) -> bool:
-    """Whether TEXT is a part of one of the PIECES, or several of them on end, the outer ones cut or not."""
+    """Tell whether TEXT is part of one of the PIECES, or several in a row, the outer ones cut or not."""
 
     @cache
     def fits(rest: str, is_first: bool) -> bool:
@@ -27,7 +27,7 @@ def is_made_of(text: str, pieces: list[str]) -> bool:
             starts = [piece.find(rest)] if is_first else [0 if piece.startswith(rest) else -1]
             if starts != [-1]:
                 return True
-            # Words are not put together from single letters.
+            # Do not compose words of single letters.
             if not re.search(r"\W|\w{3}", piece):
                 continue
             tails = (piece[start:] for start in range(len(piece))) if is_first else [piece]
@@ -39,6 +39,6 @@ def is_made_of(text: str, pieces: list[str]) -> bool:
 
 
 def unprintable(text: str, pieces: list[str]) -> list[str]:
-    """The parts of TEXT, between its values, that are not made of the PIECES."""
+    """Return the parts of TEXT, between its values, that are not made of the PIECES."""
     parts = [part for part in VALUE.split(text) if part.strip()]
     return [part for part in parts if not is_made_of(part, pieces)]

@@ -1,4 +1,4 @@
-"""A terminal, and what is printed there."""
+"""A terminal, and what is printed on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 
 def on_a_terminal(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Exit status and output of a command that has a terminal of its own for its input and output."""
+    """Run a command with its input and output on its own terminal; return its exit status and output."""
     outside, inside = os.openpty()
     with subprocess.Popen(
         ["setsid", "--ctty", "--wait", *command], env=env, stdin=inside, stdout=inside, stderr=inside
@@ -20,7 +20,7 @@ def on_a_terminal(command: Sequence[str], env: Mapping[str, str] | None = None) 
 
 
 def _read(descriptor: int) -> bytes:
-    """What is printed there next; nothing once nobody has it open."""
+    """Return what is printed next; empty once nobody has the terminal open."""
     try:
         return os.read(descriptor, 65536)
     except OSError:

@@ -1,4 +1,4 @@
-"""An HTTP proxy on the loopback interface: it tunnels, or refuses to."""
+"""An HTTP proxy on the loopback interface that tunnels, or refuses to."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 class Tunnel:
     """A proxy as a context manager: `url` is its address, without a user.
 
-    `targets` are the HOST:PORT of each CONNECT that came, `credentials` their Proxy-Authorization.
-    With `refusal` (status and reason) every request is refused.
+    `targets` are the HOST:PORT of all CONNECT requests, `credentials` their Proxy-Authorization.
+    With `refusal` (status and reason), every request is refused.
     """
 
     def __init__(self, refusal: tuple[int, str] | None = None) -> None:
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_values: object) -> None:
-        """Print nothing: the tunnel records."""
+        """Print nothing: the tunnel records requests."""
 
     def do_CONNECT(self) -> None:
         tunnel = self.server.tunnel
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         host, _, port = self.path.rpartition(":")
         with socket.create_connection((host, int(port)), 10) as far:
-            # That was for the connection alone: either end may be slow.
+            # The time-out was only for connecting: either end may be slow.
             far.settimeout(None)
             self.send_response(200)
             self.end_headers()
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def do_POST(self) -> None:
-        """What should have gone through a tunnel."""
+        """Handle a request that should have gone through a tunnel."""
         self.do_CONNECT()
 
 

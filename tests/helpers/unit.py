@@ -25,19 +25,19 @@ SECRETS: dict[str, Any] = {
 
 
 def load_config(relay: ModuleType, **changes: object) -> Any:
-    """A RelayConfig of the usual values with these changes."""
+    """Return a RelayConfig of the usual values with these changes."""
     data = json.dumps({**CONFIG, **changes}).encode()
     return relay.load_settings(relay.RelayConfig, "relay-config.json", data, relay.Log())
 
 
 def load_secrets(relay: ModuleType, **changes: object) -> Any:
-    """An ApiSecrets of the usual values with these changes."""
+    """Return an ApiSecrets of the usual values with these changes."""
     data = json.dumps({**SECRETS, **changes}).encode()
     return relay.load_settings(relay.ApiSecrets, "api-secrets.json", data, relay.Log())
 
 
 def parse(relay: ModuleType, message: bytes) -> Any:
-    """A message split into header fields and body."""
+    """Return a message, split into header fields and body."""
     return relay.read_message(io.BytesIO(message))
 
 
@@ -51,9 +51,9 @@ def address_message(
     provider: str = "graph",
     **config: object,
 ) -> Any:
-    """The Mail that the provider would be given for this message and envelope.
+    """Return the Mail that the provider would be given for this message and envelope.
 
-    Raises the script's Bounced where the message is rejected before the API call.
+    Raises the script's Bounced if the message is rejected before the API call.
     """
     envelope = relay.Envelope(sender, "4ZxTestQid", recipients, client)
     secrets = load_secrets(relay, API_PROVIDER=provider)
@@ -63,7 +63,7 @@ def address_message(
 
 
 def shown(relay: ModuleType, problem: Any) -> str:
-    """What the log and Postfix show of a failure, after its status code."""
+    """Return what the log and Postfix show of a failure, after its status code."""
     return str(relay.Log().describe(problem))
 
 

@@ -1,4 +1,4 @@
-"""What a delivery costs its process: processor time, time and memory."""
+"""The cost of a delivery's process: processor time, wall time and memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from helpers.home import RelayHome
 from helpers.pipe import Delivery
 
-# Runs a command and leaves in a file what it took; a signal that ends it becomes status 75. It forks and
+# Runs a command and writes its usage to a file; a signal that kills it becomes status 75. It forks and
 # imports little, because the peak memory of a process counts from before its exec(2): a large program
 # that started the command, or shared its memory with it in vfork(2), would be measured instead.
 MEASURE = """
@@ -26,7 +26,7 @@ os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 75)
 
 
 class Usage(NamedTuple):
-    """Processor time (user and system) and time in seconds, and peak memory in MB, of 1,000,000 bytes."""
+    """Processor time (user and system) and wall time in seconds, and peak memory in MB of 1,000,000 bytes."""
 
     cpu: float
     wall: float
@@ -34,13 +34,13 @@ class Usage(NamedTuple):
 
 
 class Runner(Protocol):
-    """A delivery that still needs the command to run the relay with."""
+    """A delivery that only lacks the command that runs the relay."""
 
     def __call__(self, *, prefix: tuple[str, ...]) -> Delivery: ...
 
 
 def with_usage(home: RelayHome, deliver: Runner) -> tuple[Delivery, Usage]:
-    """A delivery, and what its process took; without what pipe(8) itself takes."""
+    """Return a delivery and its process's usage, without that of pipe(8) itself."""
     file = Path(home.put("usage", b""))
     delivery = deliver(prefix=("/usr/bin/python3", "-I", "-c", MEASURE, str(file)))
     return delivery, Usage(*map(float, file.read_text().split()))

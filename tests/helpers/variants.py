@@ -1,4 +1,4 @@
-"""Installations that differ from the usual one: another provider, a token at hand, measured memory."""
+"""Installations that differ from the usual one: another provider, a cached token, measured memory."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
 
 def use_ses(home: RelayHome, **changes: object) -> None:
-    """Set the home up for the sandbox's SES; no quota is asked for."""
+    """Set the home up for the sandbox's SES, with no request for the quota."""
     home.secrets(API_PROVIDER="ses", API_TENANT_OR_REGION="eu-west-1", **changes)
     home.configure(RATE_LIMIT_PER_MINUTE=28)
 
 
 def leave_token(sandbox: Sandbox, home: RelayHome) -> None:
-    """Let the next delivery ask for none: the short time-out that a test sets is for one request alone."""
+    """Leave a token in the cache: the short time-out that a test sets is for one request only."""
     assert pipe(home, mail(), "to@external.com").verdict == "sent"
     sandbox.requests.clear()
     sandbox.accepted.clear()
 
 
 def with_peak_memory(home: RelayHome, deliver: Runner) -> tuple[Delivery, int]:
-    """A delivery, and its process's peak memory (MiB)."""
+    """Return a delivery and its process's peak memory (MiB)."""
     delivery, usage = with_usage(home, deliver)
     return delivery, int(usage.memory * 1e6) >> 20
 
 
 def shrink_drafts(sandbox: Sandbox, home: RelayHome) -> None:
-    """Let a hundredth of the usual sizes do: a draft from 40,000 bytes of request, an upload of ranges of
-    20,000 bytes from 30,000."""
+    """Use a hundredth of the usual sizes: a draft from 40,000 bytes of request, an upload from 30,000 bytes,
+    in ranges of 20,000."""
     text = home.script.read_text()
     for usual, small in (
         ("LARGEST_MESSAGE = 4 << 20, 4_000_000,", "LARGEST_MESSAGE = 4 << 20, 40_000,"),

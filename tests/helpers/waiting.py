@@ -18,15 +18,15 @@ from helpers.postfix import read_of_process, signal_process
 from helpers.state import WINDOW, lock_held, put_calls, read
 
 WINDOW_SECONDS = 60
-# A start of the relay, a token and the call itself, on a machine that does much else, or stands still for
-# seconds; what must not be waited for has to be further away.
+# Enough to start the relay, request a token and make the call, on a machine that is busy or stalls for
+# seconds. What must not be waited for has to be further away.
 SOON = 25.0
-# When a slot opens that is to open only as a test opens it.
+# When a slot opens by itself that only the test should open.
 FAR = 50.0
-# For as long as this a delivery waits for such a slot, and not for the one after it.
+# A delivery waits this long: for such a slot, but not for the one after it.
 PATIENCE = 55
 
-# Starts a delivery of a message with this subject, which is its queue id, too.
+# Starts a delivery of a message with this subject, which is also its queue id.
 Start = Callable[..., "Future[Delivery]"]
 
 
@@ -42,8 +42,8 @@ def occupy(home: RelayHome, *seconds: float, wait: int = PATIENCE, **config: obj
 
 
 def expect_full(delivery: Delivery, count: str, mailbox: str = "") -> None:
-    """Assert that a delivery was deferred because of the window, of a mailbox's own if one is given, which
-    holds "calls/limit"."""
+    """Assert that a delivery was deferred because the window, or that of the given mailbox, is full; `count`
+    is "calls/limit"."""
     whose = f" for {mailbox}" if mailbox else ""
     text = f"4.4.5 rate limit reached ({count} per minute{whose}), deferring"
     assert delivery == ("deferred", "4.4.5", 75, text.encode())
@@ -51,7 +51,7 @@ def expect_full(delivery: Delivery, count: str, mailbox: str = "") -> None:
 
 @contextmanager
 def background(home: RelayHome) -> Iterator[Start]:
-    """A function that starts a delivery, as `pipe` does it, and returns once that waits, has a place or has
+    """Yield a function that starts a delivery as `pipe` does, and returns once it waits, has a slot or has
     ended."""
     with ThreadPoolExecutor(16) as threads:
 
@@ -66,9 +66,9 @@ def background(home: RelayHome) -> Iterator[Start]:
 
 @contextmanager
 def stopped(home: RelayHome, pid: int) -> Iterator[None]:
-    """Stop a process of the relay for this long, at a moment when it does not hold the lock."""
+    """Stop a process of the relay during this block, at a moment when it does not hold the lock."""
     try:
-        # It names itself in the state before it lets go of the lock.
+        # It enters itself in the state before it releases the lock.
         with lock_held(home):
             os.kill(pid, signal.SIGSTOP)
             wait_until(lambda: process_state(pid) == b"T")
@@ -78,12 +78,12 @@ def stopped(home: RelayHome, pid: int) -> Iterator[None]:
 
 
 def process_state(pid: int) -> bytes:
-    """The letter that proc(5) gives for what a process does; empty when it is gone."""
+    """Return proc(5)'s letter for the state of a process; empty if it is gone."""
     return read_of_process(pid, "stat").rpartition(b")")[2].strip()[:1]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return once the condition is true; AssertionError after so many seconds."""
+    """Wait until the condition is true; AssertionError after `seconds`."""
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, f"not within {seconds} s"
@@ -91,13 +91,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def in_state(home: RelayHome) -> set[int]:
-    """The ids of the processes that wait for a place in the window, or have one."""
+    """Return the ids of the processes that wait for a slot in the window, or have one."""
     state = read(home, WINDOW)
     return {entry[1] for entry in state.get("waiting", [])} | {entry[2] for entry in state.get("calls", [])}
 
 
 def processes(home: RelayHome, queue_id: str = "") -> list[int]:
-    """The ids of the relay's processes, for one message or all."""
+    """Return the ids of the relay's processes, for one message or all."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         words = read_of_process(int(entry.name), "cmdline").split(b"\0")

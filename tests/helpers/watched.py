@@ -22,9 +22,9 @@ from helpers.state import WINDOW, clock, read
 COUNTERS = ("delivered", "deferred", "bounced", "rejected", "overridden", "notices")
 # Monitoring Plugins Development Guidelines: one line of text, a bar, and figures as 'label'=value.
 PLUGIN_LINE = re.compile(r"POSTFIX-API-RELAY (OK|WARNING|CRITICAL) - [^|\n]+ \|( [a-z_]+=-?[0-9.]+)+")
-# The metrics that are no gauges.
+# The metrics that are not gauges.
 TYPES = {"messages": "counter", "acceptance_seconds": "histogram"}
-# What postqueue prints, or says on its way out.
+# The stand-in for postqueue.
 POSTQUEUE = """\
 #!/bin/sh
 [ "$*" = "-j" ] || exit 64
@@ -35,7 +35,7 @@ exit $(cat {directory}/exit)
 
 
 class Shown(NamedTuple):
-    """What --status ended with and printed."""
+    """The exit status and output of --status."""
 
     status: int
     text: str
@@ -47,7 +47,7 @@ class Shown(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The samples, by name and the values of their labels; each metric stands there in one piece."""
+        """The samples, by name and label values; each metric must be in one piece."""
         samples = {}
         families = list(text_string_to_metric_families(self.text))
         assert len(families) == self.text.count("# TYPE ") == self.text.count("# HELP ")
@@ -76,7 +76,7 @@ class Watched:
         make_sound(home)
 
     def queue(self, *messages: tuple[Any, ...], warning: str = "", status: int = 0) -> None:
-        """What is queued, as name, age in seconds and perhaps sender, and what else postqueue does."""
+        """Set the queued messages (name, age in seconds, perhaps sender), and what else postqueue does."""
         names, now = ("queue_name", "arrival_time", "sender"), int(time.time())
         listed = [dict(zip(names, (name, now - age, *sender))) for name, age, *sender in messages]
         lines = [json.dumps(message) + "\n" for message in listed]
@@ -84,7 +84,7 @@ class Watched:
             (self.commands / name).write_text(text)
 
     def show(self, kind: str = "text", user: str = "root") -> Shown:
-        """Run it, and expect what always holds: nothing changed, no secret shown, exit status as printed."""
+        """Run it and check what always holds: nothing changed, no secret shown, exit status as printed."""
         before = tree(self.home.path)
         done = by_hand(self.home, "--status", "--format", kind, user=user)
         assert tree(self.home.path) == before
@@ -94,7 +94,7 @@ class Watched:
             line = done.stdout.splitlines()[0]
             assert PLUGIN_LINE.fullmatch(line), line
             assert line.split()[1] == ("OK", "WARNING", "CRITICAL")[done.returncode]
-            # A second bar would be read as figures, in a line after the first as well.
+            # Text after a second bar would be read as figures, even in a later line.
             assert done.stdout.count("|") == 1
         return Shown(done.returncode, done.stdout)
 
@@ -113,7 +113,7 @@ class Watched:
             done = pipe(home, message, "to@external.com", sender=mailbox, queue_id=queue_id)
             assert done.verdict == verdict
         state, since = read(home, WINDOW), time.time() - 3600
-        # As it stands in the state: causes of later attempts take the place of earlier ones.
+        # As it is in the state: causes of later attempts replace earlier ones.
         incident = [since, 9, "unreachable", "no route", "opened", since + 600, since + 600, ["syslog"]]
         self.put_state(
             **{**state, "incident": incident, "paused": {mailbox: clock() + 500}, "pause_reason": "too many"}
@@ -121,14 +121,14 @@ class Watched:
         self.queue(*[("deferred", 1000, "copier@example.org")] * 25)
 
     def counted(self) -> dict[str, Any]:
-        """What all formats agree on: "status", and the counters with "since"."""
+        """Check that all formats agree; return "status", and the counters with "since"."""
         found = self.json()
         counters: dict[str, int] = found["window"]["counters"]
         metrics, shown = self.show("prometheus").metrics, self.show()
         assert [metrics[f"messages_total {name}"] for name in COUNTERS] == [
             counters[name] for name in COUNTERS
         ]
-        # As long as nothing is counted it is now.
+        # As long as nothing has been counted, it is the current time.
         assert 0 <= metrics["counting_since_seconds"] - counters["since"] <= 60
         listed = ", ".join(f"{counters[name]} {name}" for name in COUNTERS)
         assert f"\ncounted:     {listed} since " in shown.text

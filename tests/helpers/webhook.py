@@ -1,4 +1,4 @@
-"""A chat's incoming webhook on the loopback interface: it keeps what is posted, and may misbehave."""
+"""A chat's incoming webhook on the loopback interface: it records posts, and can misbehave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-# What in its URL is a password: a part of the path, as Slack has it, and of the query, as Teams has it.
+# The secrets in its URL: part of the path, as in Slack's, and of the query, as in Teams'.
 SECRET_PATH, SECRET_QUERY = "Zq8vXw3kTn5rGhUeLp2yMb7c", "Rt6yUi8oPa1sDf3gHj5kQw9e"
 
 
@@ -28,15 +28,14 @@ class Post(NamedTuple):
 
     @property
     def event(self) -> str:
-        """The incident that it reports, in the format `json`."""
+        """The event that it reports, in the format `json`."""
         return str(self.json["incident"]["event"])
 
 
 class Webhook:
-    """The webhook as a context manager. With a context (of the sandbox, say) it speaks TLS.
+    """The webhook as a context manager. With an SSL context, for example the sandbox's, it speaks TLS.
 
-    `status`, `headers` and `body` are its answer, after `delay` seconds, or none where it `hangs` until the
-    end.
+    `status`, `headers` and `body` are its answer, after `delay` seconds, or only at the end if it `hangs`.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -69,7 +68,7 @@ class Webhook:
         self._server.server_close()
 
     def wait_for(self, count: int, seconds: float = 60) -> list[Post]:
-        """What was posted, once there are so many; AssertionError after so many seconds."""
+        """Return the posts once there are `count`; AssertionError after `seconds`."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.posts) >= count, seconds), self.posts
             return list(self.posts)
@@ -86,14 +85,14 @@ class _Server(ThreadingHTTPServer):
             super().finish_request(channel, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no fault of the test's."""
+        """Ignore a client that goes away: that is not an error."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_values: object) -> None:
-        """Print nothing: the webhook records."""
+        """Print nothing: the webhook records posts."""
 
     def do_POST(self) -> None:
         webhook = self.server.webhook
