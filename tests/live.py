@@ -90,7 +90,7 @@ def section_problem(name: str, section: object) -> str:
             return f'needs "{key}", a string'
     for key, value in section.items():
         if key not in REQUIRED[name] + OPTIONAL[name] or not isinstance(value, str):
-            return f'has "{key}", which is unknown or no string'
+            return f'has "{key}", which is unknown or not a string'
     return ""
 
 

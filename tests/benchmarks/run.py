@@ -16,13 +16,13 @@ from sandbox import terminable
 
 DESCRIPTION = """\
 Measures what a message costs: processor time (user and system), time and peak memory of the installed
-command, and of its floor, a program that does only what cannot be left out. The two take turns, in the same
-way; the figures are medians. Needs root, as Postfix does, and takes two minutes.
+command, and of its floor, a program that does only what cannot be left out. The two run in turn, under the
+same conditions; the figures are medians. Needs root, as Postfix does, and takes two minutes.
 """
 NOTES = """\
-The ratios to the floor tell of the relay: both sides run on the same machine, with the same Python and
-libraries. So they can be compared with those of another machine, and --compare goes by those of processor
-time and memory. Seconds are shown beside them; wall times say little unless the machine is idle.
+The ratios to the floor describe the relay: both sides run on the same machine, with the same Python and
+libraries. So they can be compared with those of another machine, and --compare uses those of processor time
+and memory. Seconds are shown beside them; wall times say little unless the machine is idle.
 
 The floors start with "python3 -I". The relay adds -S, which leaves out the module site: some 3 ms, a quarter
 of a floor that does nothing else, are in that floor and not in the relay.
@@ -38,19 +38,19 @@ def arguments() -> argparse.Namespace:
         epilog=NOTES + ", ".join(names),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=int, metavar="N", help="turns of each path; without it 7 to 31")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs of each path; default: 7 to 31")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the figures to a file")
     parser.add_argument(
         "--compare",
         type=Path,
         metavar="FILE",
-        help="show the changes since, more than 10 %% with a mark; exit 1 if a cost grew so much",
+        help="show the changes since then, and mark those over 10 %%; exit 1 if a cost grew by more",
     )
-    parser.add_argument("paths", nargs="*", metavar="PATH_NAME", help="only these, of those below")
+    parser.add_argument("paths", nargs="*", metavar="PATH_NAME", help="measure only these of the paths below")
     given = parser.parse_args()
     unknown = set(given.paths) - set(names)
     if unknown or (given.runs is not None and given.runs < 1):
-        parser.error(f"no such path: {', '.join(sorted(unknown))}" if unknown else "--runs wants 1 or more")
+        parser.error(f"no such path: {', '.join(sorted(unknown))}" if unknown else "--runs is at least 1")
     return given
 
 
@@ -70,7 +70,7 @@ def main() -> int:
     changes, worse = compare(before, measured)
     print(f"\nbefore: {made_with}\n{changes}")
     if worse:
-        print(f"more than a tenth dearer: {', '.join(worse)}")
+        print(f"more than 10 % higher: {', '.join(worse)}")
     return 1 if worse else 0
 
 

@@ -52,9 +52,9 @@ of the same number of processes without a limit (no message sooner than one pace
 than 60 s after the one `limit` before it). processes: PROCESSING lines over DELIVERED lines. CPU: user and
 system time of the relay's processes, from fork to exit, over deliveries. in order: neighbours among the
 acceptances that came to Postfix in this order; moved: the largest displacement; both in brackets against the
-order in which the relay was first started for them. alert: the last of the N, of another sender, is injected
-when half (family "sender": a whole window) is accepted: its seconds from there to acceptance. In family
-"urgent" urgent alerts come evenly all through the storm, and the slowest is shown; least is for what they
+order in which the relay was first started for them. alert: the last of the N, from another sender, is
+injected when half (family "sender": a whole window) is accepted; the seconds until its acceptance. In family
+"urgent", urgent alerts arrive evenly throughout the storm, and the slowest is shown; least is for what they
 leave of the limit, and order that of the storm. busiest window: the most acceptances in any 60 s of the
 provider's clock, with scope "sender" of one mailbox."""
 
@@ -461,10 +461,10 @@ def save(file: Path, done: Sequence[tuple[Scenario, Mapping[str, Any]]], scale: 
 def main() -> None:
     """Measure what the arguments name, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("scenario", nargs="*", help="a scenario or a family; without any all")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the times: shows that all works")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write the figures as JSON, too")
-    parser.add_argument("--list", action="store_true", help="name the scenarios and do nothing")
+    parser.add_argument("scenario", nargs="*", help="a scenario or a family; default: all")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the times, to show that it works")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--list", action="store_true", help="only list the scenarios")
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale()
     wanted = chosen(options.scenario, scenarios(scale))

@@ -225,7 +225,7 @@ SOUND = {"graph": {"tenant": "t", "client_id": "c", "client_secret": "client-sec
         (json.dumps({"graph": {**SOUND["graph"], "tenant": ""}}), '"graph" needs "tenant", a string'),
         (
             json.dumps({"graph": {**SOUND["graph"], "secret": "x"}}),
-            '"graph" has "secret", which is unknown or no string',
+            '"graph" has "secret", which is unknown or not a string',
         ),
         (json.dumps({"ses": {"region": REGION}}), '"ses" needs "access_key_id", a string'),
     ],

@@ -65,7 +65,7 @@ def test_a_run_prints_a_table_and_keeps_its_figures(tmp_path: Path) -> None:
         assert re.search(r"  CPU [\d.]+.*  (yes|NO: .+)$", line)
 
 
-def test_a_comparison_fails_where_a_path_has_become_dearer(tmp_path: Path) -> None:
+def test_a_comparison_fails_where_a_path_costs_more(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     benchmark("--save", file, "deferral", "reject")
 
@@ -73,13 +73,13 @@ def test_a_comparison_fails_where_a_path_has_become_dearer(tmp_path: Path) -> No
     doctor(file, ["deferral", "reject"], 1000)
     cheaper = benchmark("--compare", file, "deferral", "reject")
     assert cheaper.returncode == 0, cheaper.stdout + cheaper.stderr
-    assert "dearer" not in cheaper.stdout
+    assert "higher" not in cheaper.stdout
 
     doctor(file, ["reject"], 0.0001)
-    dearer = benchmark("--compare", file, "deferral", "reject")
-    assert dearer.returncode == 1, dearer.stdout + dearer.stderr
-    assert dearer.stdout.splitlines()[-1].endswith(": reject")
-    assert "%!" in lines(dearer.stdout, "reject")[1]
+    higher = benchmark("--compare", file, "deferral", "reject")
+    assert higher.returncode == 1, higher.stdout + higher.stderr
+    assert higher.stdout.splitlines()[-1].endswith(": reject")
+    assert "%!" in lines(higher.stdout, "reject")[1]
 
 
 @pytest.mark.parametrize(
