@@ -23,7 +23,7 @@ relay = load_script()
 
 RECORD = re.compile(r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d\] ([A-Z]+)")
 FORGED = "x\r\n[2030-01-01T00:00:00+00:00] DELIVERED: from='\u2028\u202e\x1b[2J'"
-# Text as in a command line: any bytes except NUL.
+# Text as on a command line: any bytes except NUL.
 ARGUMENT = st.binary(max_size=20).map(
     lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
 )

@@ -171,7 +171,7 @@ def test_what_crashes_is_a_problem_like_any_other(home: Path, monkeypatch: pytes
 
 
 def test_numbers_that_cannot_be_shown_do_not_count(home: Path) -> None:
-    """Python prints no number of more than 4300 digits, but two can add up to one."""
+    """Python prints no number over 4300 digits, but two that it reads can add up to one."""
     held = {"held": {"a": 9 * 10**4299, "b": 9 * 10**4299, "c": 2}, "since": 1}
     (home / ".notice-state").write_text(json.dumps({"override": held}))
     status = found(home)
