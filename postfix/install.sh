@@ -1,7 +1,7 @@
 #!/usr/bin/env -S bash
-# Makes a Debian, Ubuntu, Fedora or RHEL machine the relay, or brings an installed relay up to date: see --help.
-# It asks nothing. Every step looks at what is there and changes only what differs, so you can run it again at
-# any time, also after a run that stopped in the middle.
+# Sets up a Debian, Ubuntu, Fedora or RHEL machine as the relay, or updates an installed relay: see --help. It asks
+# nothing. Every step checks what is there and changes only what differs, so you can run it again at any time, even
+# after a run that stopped in the middle.
 #
 # The next three lines work in any shell, and with Windows line endings, which the "#" at their end hides:
 # "sh postfix/install.sh" continues in bash, and files with Windows line endings are refused.
@@ -25,12 +25,12 @@ SHIPPED_ACCOUNT=postfix-relay
 # The cleanup(8) service for mail that is submitted on this host, and the parameter of main.cf that it uses.
 LOCAL_CLEANUP=cleanup-local
 LOCAL_TO=local_undisclosed_recipients_header
-# The transport for urgent mail, and what tables send it to: one next hop keeps a message's recipients together.
+# The transport for urgent mail, and its form in tables: one next hop keeps a message's recipients together.
 URGENT_TRANSPORT=apirelay-urgent
 URGENT_WAY=$URGENT_TRANSPORT:api-relay
 # An address that needs no quoting in a Postfix table.
 ADDRESS="[A-Za-z0-9.!#%&'*+/?^_\`|~-]+@[A-Za-z0-9.-]+"
-# Whose mail is urgent: an address (a line that begins with "#" is a comment), a domain, or a network.
+# Whose mail is urgent: an address (a leading "#" would make it a comment), a domain, or a network.
 URGENT_ONE="([A-Za-z0-9]$ADDRESS|[A-Za-z0-9]?@[A-Za-z0-9.-]+|[][0-9A-Fa-f:./]+)"
 
 POSTFIX_CONFIG=/etc/postfix
@@ -232,12 +232,12 @@ change() {
     quietly "$@" || fail "could not ${what%%$'\n'*} ($(reason)): $fix, then run this again"
 }
 
-# quietly COMMAND...: keeps what it prints for reason.
+# quietly COMMAND...: keeps its output for reason.
 quietly() {
     "$@" >"$SCRATCH/output" 2>&1
 }
 
-# with_dots COMMAND...: a dot on descriptor 3 every five seconds shows that it is still at work.
+# with_dots COMMAND...: a dot on descriptor 3 every five seconds shows that it still runs.
 with_dots() {
     local dots status=0 began=$SECONDS
     while sleep 5 >/dev/null 2>&1 3>&- && kill -0 $$ 2>/dev/null; do printf . >&3; done 2>/dev/null &
@@ -255,15 +255,15 @@ reason() {
     tail -n 1 "$SCRATCH/output" | LC_ALL=C.UTF-8 sed 's/[[:cntrl:]]/?/g'
 }
 
-# as ACCOUNT COMMAND...: in a session of its own, away from root's terminal, which the account could read or type
-# into. The caller takes what the command prints.
+# as ACCOUNT COMMAND...: runs it in its own session, away from root's terminal, which the account could read or type
+# into. The output goes to the caller.
 as() {
     fed /dev/null "$@"
 }
 
-# fed FILE ACCOUNT COMMAND...: the same, with that file on its standard input. The account can stop what runs as
-# itself, keep its output open, and read its environment: so it has a time limit, prints to a file of its own, and
-# gets none of root's environment.
+# fed FILE ACCOUNT COMMAND...: the same, with that file as standard input. The account can stop what runs as itself,
+# keep its output open, and read its environment: so the command has a time limit, prints to its own file, and gets none
+# of root's environment.
 fed() {
     local status=0
     rm -f "$SCRATCH/said"
@@ -272,14 +272,14 @@ fed() {
     return "$status"
 }
 
-# place MODE ACCOUNT FILE TARGET: its owner writes the file under a new name, which is renamed when it is complete,
-# and which nobody else can read until its mode is right. So a descriptor that was opened before, or a link that the
-# account has put there, does not lead to it.
+# place MODE ACCOUNT FILE TARGET: its owner writes a new file, which nobody else can read until its mode is set, and
+# which is renamed when it is complete. So neither a descriptor that was opened before nor a link that the account has
+# put there leads to it.
 place() {
     local labels='' new
     ! has_selinux || labels=yes
-    # logrotate reads every file in its directory, except names that end with "~". With the label of the old file
-    # Postfix can run the script also in the moment before restorecon.
+    # logrotate reads every file in its directory, unless the name ends with "~". With the label of the old file,
+    # Postfix can run the script even in the moment before restorecon.
     # shellcheck disable=SC2016
     fed "$3" "$2" bash -c '
         umask 077
@@ -289,10 +289,10 @@ place() {
             echo "$new" && exit
         rm -f "$new"
         exit 1' bash "$1" "$4" "$labels" >"$SCRATCH/new" || return
-    # Whatever the account has made of that, it must be a name beside the target.
+    # The account may have changed this: it must be a name beside the target.
     new=$(head -n 1 "$SCRATCH/new")
     [[ $new =~ ^"$4"\.[A-Za-z0-9]{6}~$ ]] || return
-    # By root: in a sticky directory the account can replace only its own files.
+    # As root: in a sticky directory the account can replace only its own files.
     mv -fT "$new" "$4" || { rm -f "$new" && return 1; }
 }
 
@@ -301,12 +301,12 @@ is_placed() {
     has_mode "$1" "$2" "$4" && cmp -s "$3" "$4"
 }
 
-# has_mode MODE ACCOUNT FILE: whether it is a regular file, without a hard link, of this mode and account.
+# has_mode MODE ACCOUNT FILE: whether it is a regular file without hard links, with this mode and owner.
 has_mode() {
     [[ "$(stat -c '%F %h %a %U:%G' "$3" 2>/dev/null)" = "regular "*" 1 $1 $2:$(group "$2")" ]]
 }
 
-# copy FILE TARGET: with its owner, mode and times, and never only a part of it.
+# copy FILE TARGET: keeps owner, mode and times; never leaves a partial file.
 copy() {
     mkdir -p "${2%/*}" && cp -p "$1" "$2.new" && mv -T "$2.new" "$2"
 }
@@ -315,7 +315,7 @@ space_fix() {
     echo "check that $1 has room and that root can write there"
 }
 
-# group ACCOUNT: its primary group, also if it still has to be created.
+# group ACCOUNT: its primary group, even if it still has to be created.
 group() {
     id -gn "$1" 2>/dev/null || echo "$1"
 }
@@ -338,7 +338,7 @@ require_project() {
     done
 }
 
-# Root uses the home by its path: nobody else may be able to put another directory there.
+# Root uses the home by path: nobody else must be able to put another directory there.
 require_guarded_home() {
     local path=$RELAY_HOME parent
     while [ -n "$path" ]; do
@@ -401,7 +401,7 @@ require_no_other_mta() {
     echo "note: apt removes $others, and leaves its configuration in /etc"
 }
 
-# other_mta: the installed packages that Debian has instead of Postfix, separated by blanks.
+# other_mta: Debian's installed alternatives to Postfix, separated by blanks.
 other_mta() {
     is_there dpkg-query || return 0
     # shellcheck disable=SC2016
@@ -438,13 +438,13 @@ is_somebody_elses() {
         [ ! -e "$1/$SECRETS" ] && [ -n "$(ls -A "$1")" ]
 }
 
-# is_home DIR MODE: with 1770 the account can write in it, and replace only its own files there; --uninstall leaves
-# it with 750.
+# is_home DIR MODE: with 1770 the account can write in it, but replace only its own files there; --uninstall leaves it
+# with 750.
 is_home() {
     [ "$(stat -L -c '%a %U:%G' "$1" 2>/dev/null)" = "$2 root:$(group "$ACCOUNT")" ]
 }
 
-# A copy, because it may leave its bytecode beside it.
+# A copy, because Python may leave bytecode beside it.
 require_running_script() {
     quietly cp "$PROJECT/$SCRIPT" "$SCRATCH" ||
         fail "no room for the relay ($(reason)): free some space in ${SCRATCH%/*}, then run this again"
@@ -471,8 +471,8 @@ put_account() {
 put_home() {
     local verb=create
     [ ! -e "$RELAY_HOME" ] || verb='set owner and mode of'
-    # Before anything is put into it: from now on the account cannot replace root's files. With pipe(8) it has only
-    # its primary group.
+    # Before anything is put into it: from now on the account cannot replace root's files. pipe(8) gives it only its
+    # primary group.
     is_home "$RELAY_HOME" 1770 ||
         change "$verb $RELAY_HOME" "$(space_fix "${RELAY_HOME%/*}")" \
             install -d -o root -g "$(group "$ACCOUNT")" -m 01770 "$RELAY_HOME"
@@ -526,7 +526,7 @@ compile() {
     "$PYTHON" -I - "$1" <<'END' && is_compiled "$1"
 import sys
 
-# Only what a delivery needs, as the script compiles it itself: its first part defines how.
+# Only what a delivery needs, just as the script compiles it: its first part defines how.
 part = {"__name__": "part"}
 with open(sys.argv[1], "rb") as file:
     exec(file.read().split(b"\f")[0], part)
@@ -534,7 +534,7 @@ part["loader_of"](sys.argv[1]).get_code("postfix_api_relay")
 END
 }
 
-# make_directory DIR: in place of whatever is there. The account may be quick to put something there again.
+# make_directory DIR: replaces whatever is there. The account may quickly put something there again.
 make_directory() {
     local try
     for try in {1..100}; do
@@ -591,7 +591,7 @@ put_reserve() {
     fi
 }
 
-# with_reserve FILE NEW: if the key is missing or 0, 6 slots, or half of a smaller limit; the rest stays as written.
+# with_reserve FILE NEW: sets a missing or zero key to 6, or half of a smaller limit; the rest stays as written.
 with_reserve() {
     "$PYTHON" -I - "$@" <<'END'
 import json
@@ -631,7 +631,7 @@ set_owner_and_mode() {
 }
 
 # content_of FILE: of a file in the home. Root reads only its own files without hard links; the account itself reads
-# the others, wherever they lead. It would wait forever for a pipe.
+# the others, wherever they lead. A pipe could block it forever.
 content_of() {
     if [[ "$(stat -c '%F %h %U' "$1")" = "regular "*" 1 root" ]]; then
         cat "$1"
@@ -654,7 +654,7 @@ put_secrets() {
     has_mode 600 "$ACCOUNT" "$file" || put_owner_and_mode 600 "$ACCOUNT" "$file"
 }
 
-# is_set_provider PROVIDER: whether the secrets file names it, or the option if a dry run has created no file.
+# is_set_provider PROVIDER: whether the secrets file names it, or the option, if a dry run created no file.
 is_set_provider() {
     if [ -f "$RELAY_HOME/$SECRETS" ]; then
         says API_PROVIDER "$1"
@@ -685,7 +685,7 @@ put_log() {
     put_new 644 "$ACCOUNT" /dev/null "$file"
 }
 
-# is_own_log FILE: whether it is a regular file, without a hard link, of the account, or of root, who may have started
+# is_own_log FILE: whether it is a regular file without hard links, owned by the account or root, who may have started
 # an older version by hand. Neither can change meanwhile: the account cannot replace root's file.
 is_own_log() {
     [[ "$(stat -c '%F %h %U' "$1" 2>/dev/null)" =~ ^regular\ .*\ 1\ (root|"$ACCOUNT")$ ]]
@@ -708,7 +708,7 @@ put_state() {
 
 # ---------------------------------------------------------------- log rotation
 
-# Each home has a file of its own there.
+# Each home has its own file there.
 logrotate_file() {
     if [ "$RELAY_HOME" = "$SHIPPED_HOME" ]; then
         echo "$LOGROTATE_CONFIG/$SCRIPT"
@@ -763,7 +763,7 @@ put_selinux() {
 }
 
 # relabel [OPTION...]: the home and its content, except inside the account's own directories: there the account could
-# replace a directory that restorecon(8) has just found by a link.
+# put a link where restorecon(8) has just found a directory.
 relabel() {
     find "$RELAY_HOME" -print0 -type d ! -user root -prune | xargs -0 restorecon "$@"
 }
@@ -796,7 +796,7 @@ saved() {
     echo "$POSTFIX_CONFIG/postfix-api-relay.saved${1:+/$1}"
 }
 
-# save_files: keeps main.cf and master.cf before the first change to one of them.
+# save_files: copies main.cf and master.cf before the first change to either.
 save_files() {
     local name file original dated
     [ -z "$FILES_SAVED" ] || return 0
@@ -839,7 +839,7 @@ postconf_now() {
     if [ ! -e "$POSTFIX_CONFIG/main.cf" ] || ! is_there postconf; then
         return
     fi
-    # It warns of the parameters of a transport that does not exist yet.
+    # It warns about parameters of a transport that does not exist yet.
     postconf -c "$POSTFIX_CONFIG" "$@" 2>"$SCRATCH/output" ||
         fail "Postfix cannot read $POSTFIX_CONFIG ($(reason)): fix that, then run this again"
 }
@@ -905,8 +905,8 @@ put_service() {
         edit_postfix -M "$1/unix=$wanted"
 }
 
-# is_own_service NAME ENTRY: whether the administrator has changed, since the installation, more than the process limit
-# of this relay's entry.
+# is_own_service NAME ENTRY: whether the administrator has changed more of this relay's entry than its process limit
+# since the installation.
 is_own_service() {
     local made
     made=$(saved "$(service_note "$1")")
@@ -939,7 +939,7 @@ set_local_cleanup() {
 
 # ------------------------------------------------ urgent mail: a transport, and tables that send mail to it
 
-# take_urgent: whose mail is urgent, by the options or else as remembered. --urgent replaces the whole list.
+# take_urgent: whose mail is urgent, from the options or an earlier run. --urgent replaces the whole list.
 take_urgent() {
     local noted=installed/urgent
     if [ "$URGENT" = none ]; then
@@ -953,7 +953,7 @@ take_urgent() {
     echo "$BY_HEADER" >"$SCRATCH/$noted-by-header"
 }
 
-# was_urgent: whether any mail is or was urgent: the set-up stays, with tables that name nobody.
+# was_urgent: whether any mail is or was urgent: the setup stays, even with empty tables.
 was_urgent() {
     has_urgent || [ -e "$(saved installed/urgent)" ]
 }
@@ -1075,8 +1075,8 @@ shipped_settings() {
     grep '^[a-z]' "$PROJECT/postfix/main.cf"
 }
 
-# allowed_networks: the value for mynetworks: this host, and the networks of --networks or, without that, those that may
-# send already. A network that is not private ends the run, unless it is wanted.
+# allowed_networks: the value for mynetworks: this host, and the networks of --networks or, without it, those that may
+# now. A network that is not private ends the run, unless an option allows it.
 allowed_networks() {
     local now
     if [ ! -x "$PYTHON" ]; then
@@ -1091,7 +1091,7 @@ allowed_networks() {
         fail "$(reason)"
 }
 
-# urgent_parameters: with these, one service could keep urgent mail from the tables.
+# urgent_parameters: a service that sets these could bypass the tables.
 urgent_parameters() {
     ! has_urgent || printf '%s\n' smtpd_client_restrictions header_checks receive_override_options
 }
@@ -1171,7 +1171,7 @@ root_settings() {
     echo "$LOCAL_TO = To: $ROOT_TO"
 }
 
-# own_names: the addresses that programs on this host write to, as keys of a table, each of them once.
+# own_names: the addresses that programs on this host write to, as keys of a table, each only once.
 own_names() {
     # shellcheck disable=SC2016
     local address host domain name accounts='@$myhostname'
@@ -1214,7 +1214,7 @@ put_settings() {
     drop_setting undisclosed_recipients_header
 }
 
-# drop_setting NAME: removes what an older version has set and this one does not.
+# drop_setting NAME: removes what an older version set and this one does not.
 drop_setting() {
     local made
     made=$(set_in "$(saved installed/main.cf)" "$1")
@@ -1230,8 +1230,8 @@ taken_up_by() {
     esac
 }
 
-# is_own_setting NAME VALUE LINE: whether the administrator has set the parameter to VALUE since the installation; it
-# says so if it is.
+# is_own_setting NAME VALUE LINE: whether the administrator has set the parameter to VALUE since the installation; if
+# so, it says so.
 is_own_setting() {
     local made
     made=$(set_in "$(saved installed/main.cf)" "$1")
@@ -1241,7 +1241,7 @@ is_own_setting() {
     echo "kept: $1 = $2 in main.cf, changed since the installation; if that was a mistake: postconf -e ${3@Q}"
 }
 
-# old_value NAME VALUE: a parameter's present value, to be shown.
+# old_value NAME VALUE: a parameter's present value, for display.
 old_value() {
     local default
     default=$(postconf_now -xh "$1")
@@ -1374,7 +1374,7 @@ is_used_without_us() {
     grep -sv '^[[:space:]]*#' "$master" | grep -F "$RELAY_HOME/$SCRIPT" >/dev/null
 }
 
-# close_home: root's cron, for example, may still start the program from there once it has been removed.
+# close_home: root's cron, for example, may start whatever the account puts there after the removal.
 close_home() {
     local owner mode
     read -r owner mode < <(stat -c '%U:%G %a' "$RELAY_HOME" 2>/dev/null) || return 0

@@ -5,8 +5,8 @@ usage: networks.py [--asked] [--open] SHIPPED NETWORKS
 NETWORKS are the networks to allow, SHIPPED is the value that the project ships, whose loopback networks are
 added if they are missing. With --asked, NETWORKS is the value of an option, which may contain only networks;
 without it, it is the value in main.cf, which stays as it is written there. Prints the value for main.cf.
-Exits with 1, and a line on standard error, for anything that is not a network and, without --open, for
-anything that is not certain to be a private network.
+Exits with 1 and an error message: with --asked for anything that is not a network, without --open for
+anything not certain to be private.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FIX = "name the networks with --networks, or add --i-know-this-is-an-open-relay"
 
 
 def read_network(entry: str) -> Network:
-    """The network of an entry of mynetworks, as IPv4 if it is IPv4-mapped IPv6; raises ValueError."""
+    """Return an entry's network, as IPv4 if it is IPv4-mapped IPv6; raise ValueError if none."""
     network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""))
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
@@ -44,7 +44,7 @@ def read_network(entry: str) -> Network:
 
 
 def networks_in(entries: Iterable[str]) -> list[Network]:
-    """The networks among the entries, which may also be tables, files, references and exceptions."""
+    """Return the networks among entries; others are tables, files, references and exceptions."""
     found = []
     for entry in entries:
         try:
@@ -55,7 +55,7 @@ def networks_in(entries: Iterable[str]) -> list[Network]:
 
 
 def is_within(network: Network, others: Iterable[Network]) -> bool:
-    """Whether all of a network's addresses are in one of the others."""
+    """Tell whether one of the others contains the whole network."""
     return any(
         network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
         for other in others
@@ -75,7 +75,7 @@ def require_private(entry: str) -> None:
 
 
 def as_asked(entry: str) -> str:
-    """A network as Postfix writes it; ends the program for anything else."""
+    """Return a network in Postfix's form; anything else ends the program."""
     try:
         network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""))
     except ValueError as error:
@@ -91,12 +91,12 @@ def as_asked(entry: str) -> str:
 
 
 def split(value: str) -> list[str]:
-    """The entries of a list as Postfix takes it, separated by commas or blanks."""
+    """Return the entries of a Postfix list, separated by commas or blanks."""
     return value.replace(",", " ").split()
 
 
 def mynetworks(shipped: str, value: str, *, asked: bool, is_open: bool) -> str:
-    """The value for main.cf; ends the program if a network must not be allowed."""
+    """Return main.cf's value; end the program if a network must not be allowed."""
     entries = [as_asked(entry) for entry in split(value)] if asked else split(value)
     if asked and not entries:
         sys.exit(f"--networks names no network: {FORM}")
@@ -105,7 +105,7 @@ def mynetworks(shipped: str, value: str, *, asked: bool, is_open: bool) -> str:
     allowed = networks_in(entries)
     of_this_host = [entry for entry in split(shipped) if read_network(entry).is_loopback]
     missing = [entry for entry in of_this_host if not is_within(read_network(entry), allowed)]
-    # The value in main.cf is not rewritten only for its commas.
+    # Do not rewrite main.cf's value only for its commas.
     stated = entries if asked or missing else [value]
     return ", ".join([*missing, *dict.fromkeys(stated)])
 

@@ -6,7 +6,7 @@
 # Packages come from $DEBIAN_MIRROR, or from debootstrap's default mirror. Everything runs in namespaces, which end
 # with all their processes and mounts; the one for the quick start has no network.
 set -euo pipefail
-# Background jobs get their own process groups, so that all of a job can be ended.
+# Background jobs get their own process groups, so that a whole job can be ended.
 set -m
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/machine.sh
@@ -75,7 +75,7 @@ make_root() {
     quietly "$2.log" unshare --mount debootstrap --variant=minbase --include=ca-certificates "$1" "$2" \
         ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
     cp /etc/resolv.conf /etc/hosts "$2/etc/"
-    # The lists of a mirror that shows a day in the past have expired.
+    # If the mirror shows a past day, its lists have expired.
     apt-config dump 2>/dev/null | grep -iE '^Acquire::([a-z]*::Proxy|Check-)' >"$2/etc/apt/apt.conf.d/99mirror" || true
     find /usr/local/share/ca-certificates -name '*.crt' -exec cp {} "$2/usr/local/share/ca-certificates/" \; \
         2>/dev/null || true
@@ -146,7 +146,7 @@ step() {
     local name=$1 began=$SECONDS status took
     shift
     printf '\n== %s: %s\n' "$release" "$name"
-    # Within a condition, bash would go on after an error.
+    # In a condition, bash would continue after an error.
     set +e
     (
         set -e

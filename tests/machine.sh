@@ -7,8 +7,8 @@
 # For the tests, too: a registry may be slow, or down for a minute.
 export PIP_DEFAULT_TIMEOUT=${PIP_DEFAULT_TIMEOUT:-60} PIP_RETRIES=${PIP_RETRIES:-8}
 
-# without_services COMMAND...: keeps an installation from starting the distribution's Postfix. After the next boot
-# that listens only on this host.
+# without_services COMMAND...: keeps an installation from starting the distribution's Postfix. After the next boot it
+# listens only on this host.
 without_services() (
     policy=/usr/sbin/policy-rc.d
     trap '[ -z "${planted-}" ] || rm -f "$policy"' EXIT

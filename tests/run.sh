@@ -6,7 +6,7 @@
 # Or what the tests leave out: the lines of the script that none of them runs, and the changes that none notices:
 #     sudo tests/run.sh --coverage [PYTEST_ARGUMENT...]
 #     sudo tests/run.sh --mutants [NUMBER [SEED]]
-# Or the providers' answers that the tests rely on, compared with those of the real ones (tests/answers/README.md):
+# Or the providers' answers that the tests rely on, compared with the real ones (tests/answers/README.md):
 #     tests/run.sh --live CREDENTIALS_FILE
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ if [ "${1-}" = --live ]; then
     shift
     make_venv .venv "$PYTHON" pyproject.toml '.[test]'
     project=$PWD
-    # A relative name of the file is meant from where the caller is.
+    # A relative path is relative to the caller's directory.
     cd "$OLDPWD"
     exec "$project/.venv/bin/python" "$project/tests/live.py" "$@"
 fi
@@ -86,13 +86,13 @@ check_with() {
         ".venv/python$1/bin/python" -m pytest -q -p no:cacheprovider tests/unit
 }
 
-# At the same time: these tests only compute, and each run uses one core.
+# In parallel: these tests only compute, and each run uses one core.
 declare -A checks=()
 others=()
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 own=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-# What works with the oldest and the newest works in between: those compile the script, and test it only nightly.
+# What works with the oldest and the newest works in between: those versions run the tests only nightly.
 versions=(3.9 3.10 3.11 3.12 3.13 3.14)
 for version in "${versions[@]}"; do
     found=$(interpreter "$version")
@@ -126,5 +126,5 @@ if [ "$(cat $waiting_lines)" -lt 512 ] && [ -w $waiting_lines ]; then
     echo 512 >$waiting_lines
 fi
 
-# Last, so that pytest's summary is the last line. Most of the tests wait more than they compute.
+# Last, so that pytest's summary is the last line. Most tests wait more than they compute.
 .venv/bin/python -m pytest -n 4 "$@"

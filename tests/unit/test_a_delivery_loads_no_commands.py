@@ -1,4 +1,4 @@
-"""What an administrator starts by hand is not loaded for a delivery, which needs nothing of it."""
+"""A delivery does not load the commands that an administrator runs, as it needs none of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from helpers.home import SCRIPT
 SOURCE = SCRIPT.read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE)
 MARKS = [number for number, line in enumerate(SOURCE.split("\n"), 1) if "\f" in line]
-# What --check alone does with a provider.
+# What only --check does with a provider.
 TRIALS = ("trial_of_graph", "trial_of_certificate", "trial_of_ses")
 
 
 def names_of(statement: ast.stmt) -> Iterator[str]:
-    """What a statement defines."""
+    """Yield the defined names."""
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         yield statement.name
     elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
@@ -26,13 +26,13 @@ def names_of(statement: ast.stmt) -> Iterator[str]:
 
 
 def imported(statement: ast.AST) -> set[str]:
-    """The names that a statement imports, in the functions in it, too."""
+    """Return the names that a statement imports, even in functions."""
     imports = [node for node in ast.walk(statement) if isinstance(node, (ast.Import, ast.ImportFrom))]
     return {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
 
 
 def functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
-    """The functions and methods in it, not those in functions."""
+    """Yield its functions and methods, except nested ones."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef):
             yield child
@@ -41,7 +41,7 @@ def functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
 
 
 def used(function: ast.FunctionDef) -> set[str]:
-    """The global names that a function reads."""
+    """Return the globals that it reads."""
     nodes = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
     own = {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
     own |= {argument.arg for argument in ast.walk(function) if isinstance(argument, ast.arg)}
@@ -65,5 +65,5 @@ def test_a_delivery_uses_what_stands_before_the_third_page() -> None:
         if function.lineno < mark and (found := used(function) & behind):
             assert "load_commands" in used(function) or function.name in TRIALS, (function.name, found)
             loading.add(function.name)
-    # A rule that looks at nothing would hold, too.
+    # A rule that checks nothing would hold, too.
     assert {"main", "waiting_now"} <= loading

@@ -21,7 +21,7 @@ TEXT, PAGE = text_part("Hello.\n"), text_part("<p>Hello.</p>\n", "html")
 
 
 def convert(data: bytes, to: str = "to@external.com", cc: str = "", bcc: str = "") -> Any:
-    """What Graph is given: the form, and name, kind and content of each file, which are compared with it."""
+    """Return what Graph gets: the form, and each file's name, kind and content; check the sizes."""
     read = parse(relay, data)
     form, files = relay.json_form(read, relay.Recipients(to.split(), cc.split(), bcc.split()))
     contents = [b"".join(relay.attachment_blocks(read.body, file, 1000)) for file in files]
@@ -31,20 +31,20 @@ def convert(data: bytes, to: str = "to@external.com", cc: str = "", bcc: str = "
 
 
 def part(header: str, content: bytes = b"content\n") -> bytes:
-    """A part with this header, in which "|" stands between two lines."""
+    """Return a part with this header, whose lines "|" separates."""
     lines = header.replace("|", "\n").encode("utf-8", "surrogateescape")
     return lines + b"\n\n" + content
 
 
 def the_file(header: str, content: bytes = b"content\n") -> Any:
-    """The file that is made of a part with this header, which stands behind a text."""
+    """Return the file made of a part with this header, which follows a text."""
     found = convert(message(multipart(TEXT, part(header, content))))
     assert len(found.named) == 1
     return SimpleNamespace(name=found.named[0][0], content=found.named[0][2], file=found.files[0])
 
 
 def form_of(**fields: str | None) -> dict[str, Any]:
-    """The form of a small message with these header fields."""
+    """Return the form of a small message with these fields."""
     form: dict[str, Any] = convert(mail(b"Text.\n", **fields)).form
     return form
 
@@ -137,7 +137,7 @@ def test_receipts_are_asked_for() -> None:
 
 
 def headers(text: str) -> list[tuple[str, str]]:
-    """Names and values of the form's header fields for a message that has these."""
+    """Return the form's header fields for a message that has these."""
     form = convert(f"From: a@x.org\n{text}\n\n".encode("utf-8", "surrogateescape")).form
     return [(entry["name"], entry["value"]) for entry in form.get("internetMessageHeaders", [])]
 
@@ -212,7 +212,7 @@ def test_the_page_is_shown_and_the_text_beside_it_left_out(order: tuple[bytes, b
 
 
 def test_only_the_text_beside_the_page_is_left_out() -> None:
-    """As Apple's Mail sends it: the page goes on behind a file."""
+    """As Apple Mail sends it: the page continues after a file."""
     end = text_part("The end.\n")
     inner = multipart(PAGE, file_part(PDF), end, boundary="inner")
     other = text_part("BEGIN:VCALENDAR\n", "calendar")
@@ -250,7 +250,7 @@ def test_a_text_too_large_for_the_draft_becomes_a_file(kind: str, name: str, tex
 
 
 def test_of_an_empty_text_nothing_is_left() -> None:
-    """As scanners send it, and with the empty page of a program that knows only text."""
+    """As scanners send it, and as a text-only program does: with an empty page."""
     assert convert(message(multipart(text_part(""), file_part(PDF)))).named == [
         ("scan.pdf", "application/pdf", PDF)
     ]
@@ -406,7 +406,7 @@ def test_base64_after_padding_and_beyond_one_piece_is_decoded_whole() -> None:
 
 
 def texts(data: bytes) -> tuple[str, list[bytes]]:
-    """The text and the contents of all files of a message."""
+    """Return a message's text and its files' contents."""
     found = convert(data)
     return found.body, [content for _, _, content in found.named]
 

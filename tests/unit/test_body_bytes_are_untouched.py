@@ -1,4 +1,4 @@
-"""Signatures and attachments survive only if no byte of the body changes but its line ends."""
+"""Signatures and attachments survive only if no byte of the body changes except line ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER = b"From: alerts@domain.com\nTo: a@x.org\n\n"
 
 
 def with_crlf(data: bytes) -> bytes:
-    """The bytes with CRLF for each line end, which is a bare LF or a CRLF."""
+    """Return the bytes with each line end, a bare LF or a CRLF, as CRLF."""
     return re.sub(rb"\r?\n", b"\r\n", data)
 
 

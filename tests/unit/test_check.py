@@ -1,4 +1,4 @@
-"""What --check finds where a test cannot put the fault: SELinux, a full disk, other units of time."""
+"""Faults that --check finds but a test cannot cause: SELinux, a full disk, other units of time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAM = b"system_u:object_r:bin_t:s0\0"
 
 
 def labelled(patch: pytest.MonkeyPatch, home: bytes | None, script: bytes | None) -> list[str]:
-    """What is found on a machine with SELinux, where the two have these labels; None stands for no label."""
+    """Return what is found with SELinux if home and script have these labels; None is no label."""
     labels = {HOME: home, SCRIPT: script}
 
     def getxattr(path: str, name: str) -> bytes:
@@ -122,7 +122,7 @@ def test_times_of_postfix(monkeypatch: pytest.MonkeyPatch, value: str, seconds: 
     ],
 )
 def test_networks_that_the_internet_does_not_route(network: str, private: bool) -> None:
-    """The same with every Python: is_private has changed its mind about some of them."""
+    """The same in every Python: ipaddress's is_private has changed for some."""
     assert relay.is_private(relay.network_of(network)) is private
 
 
@@ -166,7 +166,7 @@ def test_a_token_that_is_nested_too_deeply() -> None:
         ["--explain", "--client", "10.1.1.20", "s@x.org", "to@external.com"],
         ["--home", "/srv/relay", "--explain", "s@x.org", "to@external.com"],
         ["--explain", "<>", "to@external.com"],
-        # By hand nothing that begins so is sent.
+        # By hand, this never sends anything.
         ["--explain", "4ZxTestQid", "to@external.com", ""],
     ],
 )
@@ -181,7 +181,7 @@ def test_what_an_admin_starts(argv: list[str]) -> None:
     [
         ["4ZxTestQid", "to@external.com", ""],
         ["4ZxTestQid", "--format@external.com", "10.1.1.20"],
-        # Entries of master.cf that lack something: the mail must wait, and not bounce with argparse's status.
+        # Incomplete entries of master.cf: the mail must wait, and not bounce with argparse's status.
         ["4ZxTestQid", "to@external.com"],
         ["4ZxTestQid"],
         ["to@external.com", ""],

@@ -1,4 +1,4 @@
-"""What is run as the account, which may take it over, can type nothing into the terminal of root."""
+"""What runs as the account, which may take it over, cannot type into root's terminal."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ NO_URL: list[object] = [
 
 NO_METADATA_URL = [*NO_URL, "http://169.253.1.1", "http://169.254.1.1.evil.example", "http://10.0.0.1"]
 
-# Values that are refused, for each key of the two files.
+# Invalid values for each key of the two files.
 WRONG: dict[str, list[object]] = {
     "ADMIN_NOTIFICATION_EMAIL": NO_ADDRESS,
     "DEFAULT_FROM_ADDRESS": NO_ADDRESS,
@@ -133,7 +133,7 @@ WRONG: dict[str, list[object]] = {
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": [*NO_TEXT, "a\0b"],
     "AWS_EC2_METADATA_SERVICE_ENDPOINT": NO_TEXT,
     "AWS_ENDPOINT_URL_STS": NO_URL,
-    # Of a webhook the query may be the password.
+    # A webhook's query may be its password.
     "ADMIN_WEBHOOK_URL": [value for value in NO_URL if value != "https://host/?a=b"],
     "ADMIN_WEBHOOK_FORMAT": [*NO_TEXT, "JSON", "slack"],
 }
@@ -152,7 +152,7 @@ def load_with(name: str, key: str, value: object) -> Any:
 
 
 def refusal(name: str, data: bytes) -> str:
-    """The text with which this content is refused, for now."""
+    """Return the text that this content is deferred with."""
     with pytest.raises(relay.Deferred) as refused:
         load(name, data)
     assert refused.value.code == "4.3.5"
@@ -172,7 +172,7 @@ def test_a_wrong_value_is_refused_under_the_name_of_its_key(name: str, key: str,
     for_an_object = refusal(name, json.dumps({**FILES[name][1], key: {"": 5}}).encode())
 
     assert text.startswith(f"{key} must be ")
-    # For any mistake, it says what was expected, and not how reading the value failed.
+    # For any mistake, it says what was expected, not how reading the value failed.
     assert text.split(", not ")[0] == for_an_object.split(", not ")[0]
 
 

@@ -1,4 +1,4 @@
-"""The exit status and the printed status code say the same to Postfix, no matter which of them it uses."""
+"""The exit status and the printed status code tell Postfix the same, whichever of them it uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = ["", "5.7.1 Bounce it", "2.0.0 sent", "\n5.7.1 x", "\0", "\udcff", "x"
 
 
 def outcome(problem: Any, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """The exit status, and what Postfix reads."""
+    """Return exit status and printed text."""
     return finish(relay, problem, relay.Log()), capfd.readouterr().err
 
 
@@ -128,7 +128,7 @@ def test_every_cause_named_in_the_script_is_in_the_table_and_the_other_way_round
 
 
 def test_http_statuses_end_as_promised() -> None:
-    """The guide's four, and 413, where Graph itself says so; without its error nobody is bounced."""
+    """The guide's four, and 413, if Graph itself says so; without its error nothing bounces."""
     own = {"error": {"code": "NeverHeardOf", "message": "Said so."}}
 
     def bounced(**content: object) -> set[int]:

@@ -16,7 +16,7 @@ EXAMPLES = {"relay-config.json.example": relay.RelayConfig, "api-secrets.json.ex
 
 
 def expected_text(kind: type) -> str:
-    """The file that the script's own table of settings asks for."""
+    """Return the file that the script's settings ask for."""
     content: dict[str, Any] = {}
     for key, spec in relay.settings_of(kind).items():
         content[f"_comment_{key}"] = spec.about

@@ -19,7 +19,7 @@ SPELLINGS = {
 def edited(
     header: str, sender: str = "alerts@domain.com", provider: str = "graph"
 ) -> tuple[list[str], list[str], str]:
-    """The From and X-Original-From fields of the edited message, and the mailbox it goes out from."""
+    """Return the edited From and X-Original-From fields, and the sending mailbox."""
     message = header.encode("utf-8", "surrogateescape") + b"To: a@x.org\n\nbody"
     mail = address_message(relay, message, ["a@x.org"], sender=sender, provider=provider)
     return raw_values(mail.data, "from"), raw_values(mail.data, "x-original-from"), mail.sender

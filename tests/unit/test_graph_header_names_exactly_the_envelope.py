@@ -17,7 +17,7 @@ APPROVED = {same_address(text) for text in (CONFIG["DEFAULT_FROM_ADDRESS"], *CON
 
 
 def edit(shape: Shape, sender: str = "alerts@domain.com") -> bytes:
-    """What Graph is sent, also where the header names nobody of the envelope."""
+    """Return what Graph gets, even if the header names none of the envelope."""
     message = shape.header + shape.body
     changes = {"sender": sender, "MISSING_VISIBLE_RECIPIENT": "deliver"}
     return bytes(address_message(relay, message, shape.envelope, **changes).data)

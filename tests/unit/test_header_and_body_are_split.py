@@ -1,4 +1,4 @@
-"""Where the header ends is where every later reader must see it end."""
+"""The header ends where every later reader sees it end."""
 
 from __future__ import annotations
 

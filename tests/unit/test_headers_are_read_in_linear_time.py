@@ -1,4 +1,4 @@
-"""A header of any shape is read in seconds: anyone who can send mail must not hold up everyone else's."""
+"""A header of any shape is read in seconds: no sender may hold up everyone else's mail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.unit import address_message, parse
 relay = load_script()
 
 SIZE = 1 << 18
-# Of processor time, to which a virtual machine may count the seconds in which its host stalls it. Most take
+# Processor time, which in a virtual machine may include the seconds in which its host stalls it. Most take
 # a tenth; what grows with the square of the length takes minutes.
 LIMIT_SECONDS = 20
 
@@ -101,7 +101,7 @@ def test_nested_comments_do_not_exhaust_the_stack(opened: str, depth: int) -> No
 
 @pytest.mark.parametrize("secret", ["abcd~efgh1234", "~abcd~efgh1234"])
 def test_a_secret_is_looked_for_in_linear_time(secret: str) -> None:
-    # What belongs to the secret stands there, so that the whole of it is looked for.
+    # Part of the secret is there, so that all of it is searched for.
     text = "abcd " + "\\" * SIZE
     with time_limit(LIMIT_SECONDS):
         assert relay.Secret(secret).removed_from(text) == text

@@ -18,7 +18,7 @@ TRAILING = "a comma too many: remove the one before the closing bracket"
 EARLY = "the file ends too early: is a closing bracket missing?"
 VALUE = "a value must be here: text needs double quotes"
 ENCODING = "it is not in UTF-8: save it as UTF-8"
-# A text with "@@" at the place that is told, and what is said of it.
+# A text with "@@" at the reported place, and what is said about it.
 MISTAKES = {
     "comment behind a value": ('{\n  "A": 1, @@// why\n  "B": 2\n}', COMMENT),
     "comment before a key": ('{\n  @@# why\n  "B": 2\n}', COMMENT),
@@ -46,7 +46,7 @@ MISTAKES = {
 
 
 def refusal(data: bytes) -> Any:
-    """The failure with which a file is refused."""
+    """Return the refusal of this content."""
     with pytest.raises(relay.Deferred) as refused:
         relay.parse_settings("/home/relay-config.json", data)
     return refused.value
@@ -62,7 +62,7 @@ def test_a_mistake_is_told_in_words_with_its_place(name: str, end: str) -> None:
     start, at, said = problem.text.split(": ", 2)
     assert (start, said) == ("/home/relay-config.json is not valid JSON", words)
     above = text[:place].split("\n")
-    # With every version of Python, though their messages and places differ.
+    # The same in every Python, though its own messages and places differ.
     assert at == f"line {len(above)}, column {len(above[-1]) + 1}"
     _, line, mark = problem.below.split("\n")
     assert line == f"      {text.splitlines()[len(above) - 1] if text else ''}"

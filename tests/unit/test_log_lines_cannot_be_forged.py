@@ -1,4 +1,4 @@
-"""Readers of the log or a notice can trust that each line is the relay's, and that it has no secret in it."""
+"""Readers of the log or a notice can trust that each line is the relay's, and that it contains no secret."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ relay = load_script()
 
 RECORD = re.compile(r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d\] ([A-Z]+)")
 FORGED = "x\r\n[2030-01-01T00:00:00+00:00] DELIVERED: from='\u2028\u202e\x1b[2J'"
-# Text as it can come from a command line: any bytes but NUL.
+# Text as on a command line: any bytes except NUL.
 ARGUMENT = st.binary(max_size=20).map(
     lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
 )
-# Every kind of character that some notation writes in another way.
+# Every kind of character that some notation writes differently.
 SECRET = 'Ab~8Q+c/d=\u00e9 "q\\E<x>&%z'
 
 in_one_folder = settings(
@@ -36,7 +36,7 @@ in_one_folder = settings(
 
 
 def written(path: Path) -> list[str]:
-    """The records in the log since the last look, split wherever some program sees a line end."""
+    """Return the log's new records, split wherever some program sees a line end."""
     lines = path.read_text(encoding="utf-8").splitlines()
     path.unlink()
     return lines

@@ -1,4 +1,4 @@
-"""A local part with and without quotes is one mailbox, and goes out in the form that syntax wants."""
+"""A local part with or without quotes is one mailbox, and goes out in its valid form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Postfix says where it takes no mail is shown as it says it, from the greeting on."""
+"""If Postfix takes no mail, its answer is shown unchanged, from the greeting on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AWAY = "421 4.7.1 Service unavailable - try again later"
 
 
 def answer(listener: socket.socket, replies: list[str]) -> None:
-    """Say one reply after the other to the only client, the first one as the greeting."""
+    """Send one reply after the other to the only client, the first as the greeting."""
     connection, _ = listener.accept()
     with connection, connection.makefile("rb") as commands:
         for reply in replies:

@@ -18,14 +18,14 @@ SERVICES = sorted(folder.name for folder in ANSWERS.iterdir() if folder.is_dir()
 EVERY = [name for service in SERVICES for name in names(service)]
 REQUIRED = {"source", "date", "request", "status", "headers"}
 OPTIONAL = {"body", "examples", "words", "not_provoked"}
-# Where the service is imitated: all that it answers comes from files.
+# The imitations of services: all their answers come from files.
 IMITATIONS = [TESTS / "sandbox.py"]
 IMITATIONS += [
     TESTS / "helpers" / f"{name}.py"
     for name in ("assertions", "aws_metadata", "graph", "graph_message", "metadata")
 ]
 MAKERS = {"graph_error": "graph", "entra_error": "entra", "ses_error": "ses", "ses_query_error": "ses"}
-# How a body of a provider's begins to look.
+# What a provider's error body looks like.
 ERROR_BODY = re.compile(r'"error"\s*:|"error_description"\s*:|AADSTS|<Error|<ErrorResponse|x-amzn-ErrorType')
 
 
@@ -34,7 +34,7 @@ def parsed(file: Path) -> ast.Module:
 
 
 def users() -> list[Path]:
-    """The files that may use answers: not what compares them, which looks at all of them."""
+    """Return the files that may use answers, without those that compare all of them."""
     others = {TESTS / "live.py", Path(__file__), TESTS / "packaging" / "test_answers_can_be_compared.py"}
     return [file for file in sorted(TESTS.rglob("*.py")) if file not in others]
 
@@ -85,7 +85,7 @@ def strings(tree: ast.AST) -> set[str]:
 
 
 def beginnings(tree: ast.AST) -> Iterator[str]:
-    """How names of files begin that end in a value."""
+    """Yield the constant start of computed names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
             begin = str(node.values[0].value)
@@ -94,7 +94,7 @@ def beginnings(tree: ast.AST) -> Iterator[str]:
 
 
 def used() -> set[str]:
-    """The names that are in the tests and their helpers."""
+    """Return the names in the tests and their helpers."""
     found: set[str] = set()
     for file in users():
         tree = parsed(file)
@@ -115,7 +115,7 @@ def test_each_is_used() -> None:
 @pytest.mark.parametrize("file", IMITATIONS, ids=lambda file: file.name)
 def test_no_error_of_a_provider_stands_where_the_provider_is_imitated(file: Path) -> None:
     tree = parsed(file)
-    # Docstrings and comments may speak of them.
+    # Docstrings and comments may mention them.
     texts = {text for text in strings(tree) if "\n" not in text}
     assert [text for text in texts if ERROR_BODY.search(text)] == []
     calls = [
@@ -129,7 +129,7 @@ def test_no_error_of_a_provider_stands_where_the_provider_is_imitated(file: Path
 
 
 def known() -> set[tuple[str, int, str, int]]:
-    """Service, status, code and Entra's number of all errors in files."""
+    """Return the files' errors: service, status, code, Entra's number."""
     found = set()
     for service in ("graph", "entra", "ses"):
         for name in set(names(service)) - {"graph/error", "entra/error", "ses/error", "ses/query-error"}:
@@ -141,7 +141,7 @@ def known() -> set[tuple[str, int, str, int]]:
 
 
 def made_up(file: Path) -> Iterator[tuple[int, tuple[object, ...]]]:
-    """The lines of a file that make an error up, and which one, in the form of known()."""
+    """Yield each line that makes up an error, and that error in the form of known()."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MAKERS:
             given = [argument.value if isinstance(argument, ast.Constant) else None for argument in node.args]

@@ -16,7 +16,7 @@ def classes(header: str, *envelope: str) -> tuple[list[str], list[str], list[str
 
 
 def graph_fields(header: str, *envelope: str) -> dict[str, list[str]]:
-    """What the fields of recipients say that Graph is sent."""
+    """Return the recipient fields that Graph gets."""
     data = address_message(relay, header.encode() + b"\nbody", list(envelope)).data
     return {name: raw_values(data, name) for name in ("to", "cc", "bcc") if raw_values(data, name)}
 

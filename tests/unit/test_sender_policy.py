@@ -14,7 +14,7 @@ relay = load_script()
 
 
 def decide(sender: str, client: str = "", **config: object) -> Any:
-    """As whom mail of this sender goes out, from a client that is no trusted device by default."""
+    """Return as whom this sender's mail goes out; by default, the client is no trusted device."""
     return relay.decide_sender(
         relay.Envelope(sender, "4Zx", ["a@x.org"], client), load_config(relay, **config)
     )

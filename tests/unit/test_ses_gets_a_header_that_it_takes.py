@@ -1,4 +1,4 @@
-"""SES refuses lists that are not well-formed, empty ones, and fields that may be there only once."""
+"""SES refuses invalid and empty lists, and a second field where only one is allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.unit import address_message
 
 relay = load_script()
 
-# docs: Amazon SES header fields; those that the relay itself writes, or that it always takes away, left out.
+# docs: Amazon SES header fields, without those that the relay itself writes or always removes.
 ONCE = """
     Accept-Language acceptLanguage Archived-At Auto-Submitted Bounces-to Comments Content-Alternative
     Content-Base Content-Class Content-Description Content-Disposition Content-Duration Content-ID
@@ -26,13 +26,13 @@ ONCE = """
 
 
 def sent(header: str, *recipients: str, **config: str) -> Any:
-    """What SES is given for a message with this header, beside From."""
+    """Return what SES gets for a message with this header and From."""
     message = f"From: alerts@domain.com\n{header}\nbody".encode("utf-8", "surrogateescape")
     return address_message(relay, message, list(recipients), provider="ses", **config)
 
 
 def lists(header: str, *recipients: str, **config: str) -> dict[str, list[str]]:
-    """The To, Cc and Reply-To fields that SES is given."""
+    """Return the To, Cc and Reply-To that SES gets."""
     data = sent(header, *recipients, **config).data
     return {name: values for name in ("to", "cc", "reply-to") if (values := raw_values(data, name))}
 

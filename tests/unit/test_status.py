@@ -1,4 +1,4 @@
-"""With any content of a state file, --status prints something that its readers can read."""
+"""Whatever a state file contains, --status prints something that its readers can read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ relay = load_script()
 
 
 def seconds_from_now(least: float, most: float) -> st.SearchStrategy[float]:
-    """Times by the window's clock, around the moment at which they are drawn."""
+    """Return times of the window's clock, relative to when they are drawn."""
     return st.floats(least, most).map(lambda seconds: relay.clock() + seconds)
 
 
@@ -42,7 +42,7 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
 
 
 def either(expected: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """What belongs there, or anything else."""
+    """Return what fits, or anything else."""
     return st.one_of(expected, ANYTHING)
 
 
@@ -91,7 +91,7 @@ SAMPLE = re.compile(r'[a-z_]+(\{[a-z]+="([^"\\\n]|\\["\\n])*"\})? -?\d+(\.\d+)?(
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home directory with a configuration; files of the tests' user."""
+    """Return a configured home that belongs to the tests' user."""
     directory = tmp_path_factory.mktemp("home")
     for name, values in {"relay-config.json": CONFIG, "api-secrets.json": SECRETS}.items():
         (directory / name).write_text(json.dumps(values))
@@ -100,7 +100,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(home: Path) -> Any:
-    """What --status finds, in this process, which has to go on as the user that it is."""
+    """Return what --status finds in this process, which must keep its user."""
     queue = dict.fromkeys((*relay.QUEUES, "oldest_deferred_seconds"), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay, "become_owner", lambda _home: None)
@@ -115,7 +115,7 @@ def test_any_state_can_be_shown(home: Path, window: Any, notices: Any) -> None:
     (home / ".notice-state").write_text(json.dumps(notices))
     status = found(home)
     assert status["window"] is not None
-    # A reason or an error of the provider's own cannot make a line of its own.
+    # A reason or error from the provider cannot make a line of its own.
     text = relay.status_text(status).encode().decode()
     assert re.fullmatch(
         r"POSTFIX-API-RELAY (OK|WARNING|CRITICAL) - [^|]+ \|( [a-z_]+=-?[\d.e+]+)+", text.split("\n")[0]
@@ -144,7 +144,7 @@ def test_any_state_can_be_shown(home: Path, window: Any, notices: Any) -> None:
 def test_any_counters_can_be_raised(state: Any) -> None:
     now = time.time()
     with pytest.MonkeyPatch.context() as patch:
-        # Without a time of its own, what is counted counts from this second on.
+        # Without a stored time, the counters start at this second.
         patch.setattr(relay.time, "time", lambda: now)
         before = dict(relay.counters_in(state))
         relay.count(state, ("delivered", "overridden"), "")
@@ -156,7 +156,7 @@ def test_any_counters_can_be_raised(state: Any) -> None:
 
 
 def test_what_crashes_is_a_problem_like_any_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A monitor gets its CRITICAL, and not a traceback and Postfix's 75."""
+    """A monitor gets CRITICAL, not a traceback and Postfix's 75."""
 
     def crash(_home: str) -> int:
         raise ZeroDivisionError("held by nobody")
@@ -171,7 +171,7 @@ def test_what_crashes_is_a_problem_like_any_other(home: Path, monkeypatch: pytes
 
 
 def test_numbers_that_cannot_be_shown_do_not_count(home: Path) -> None:
-    """Python shows no number of more than 4300 digits, and two that it reads can make one."""
+    """Python prints no number over 4300 digits, but two that it reads can add up to one."""
     held = {"held": {"a": 9 * 10**4299, "b": 9 * 10**4299, "c": 2}, "since": 1}
     (home / ".notice-state").write_text(json.dumps({"override": held}))
     status = found(home)

@@ -1,4 +1,4 @@
-"""What the benchmark of storms makes of its measurements."""
+"""What the storm benchmark makes of its measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.storm_figures import (
     least_by_limit_and_pace,
 )
 
-# How many of the neighbours stand in the order of "abcd", and by how far one is moved.
+# The share of neighbours in the order of "abcd", and how far one is moved at most.
 ORDERS = {"abcd": (1, 0), "bacd": (2 / 3, 1), "dabc": (2 / 3, 3), "dcba": (0, 3)}
 
 

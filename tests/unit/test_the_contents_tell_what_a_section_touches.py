@@ -13,7 +13,7 @@ SOURCE = SCRIPT.read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE)
 HEADING = re.compile(r"# -{4} (.*?)(?: \(RFC .*\))? -+$")
 
-# Modules that open connections, and the two methods by which other sections send a request.
+# Modules that open connections, and the methods by which other sections send a request.
 NETWORK_MODULES = {"socket", "smtplib", "requests", "botocore.session", "http.client", "urllib.request"}
 NETWORK_METHODS = {"request", "ask", "getaddrinfo", "create_client"}
 # The settings that are secrets, and the functions that read or keep them.
@@ -22,7 +22,7 @@ SECRETS |= {"AWS_CONTAINER_AUTHORIZATION_TOKEN", "SECRETS_FILE", "load_secrets",
 SECRETS |= {"keep_credential"}
 # What starts another process, or lets Postfix's commands do so.
 PROCESSES = {"fork", "execv", "subprocess", "Postfix", "detached", "posix_spawn", "popen", "system"}
-# By what a section names, the file that this is.
+# Each file, and the names that show its use.
 FILES = {
     "log": r"open_log|open_logs|log_path|LOG_FILE_PATH",
     "configuration": "CONFIG_FILE|load_config",
@@ -62,7 +62,7 @@ FILE_CALLS |= {
 
 
 class Section(NamedTuple):
-    """What a section touches, as a line of the table says it or the syntax tree shows it."""
+    """What a section touches, according to the table or the syntax tree."""
 
     network: bool
     secrets: bool
@@ -71,7 +71,7 @@ class Section(NamedTuple):
 
 
 def sections() -> dict[str, tuple[int, int]]:
-    """The sections in their order, with the first line of each and the line behind it."""
+    """Return the sections in order, each with its first line and the line after it."""
     lines = SOURCE.split("\n")
     heads = [(1, "Page 1")]
     heads += [(number, match[1]) for number, line in enumerate(lines, 1) if (match := HEADING.match(line))]
@@ -80,7 +80,7 @@ def sections() -> dict[str, tuple[int, int]]:
 
 
 def told() -> dict[str, Section]:
-    """The table: a section's name, three columns of "yes" or "-", and its files."""
+    """Return the table: each section's network, secrets, processes and files."""
     rows = re.findall(r"(?m)^#   (\S.*?) +(yes|-) +(yes|-) +(yes|-) +(\S.*)$", SOURCE)
     found = {}
     for name, network, secrets, processes, files in rows:
@@ -90,7 +90,7 @@ def told() -> dict[str, Section]:
 
 
 def names_in(first: int, last: int) -> set[str]:
-    """All names, attributes, imported modules and texts in these lines."""
+    """Return the names, attributes, imports and strings in these lines."""
     found: set[str] = set()
     for node in ast.walk(TREE):
         if not (isinstance(node, (ast.expr, ast.stmt)) and first <= node.lineno < last):
@@ -115,7 +115,7 @@ def calls_in(first: int, last: int) -> set[str]:
 
 
 def shown(name: str) -> Section:
-    """What the syntax tree shows of a section."""
+    """Return what a section's code touches."""
     span = sections()[name]
     names, calls = names_in(*span), calls_in(*span)
     files = {file for file, form in FILES.items() if any(re.fullmatch(form, one) for one in names)}

@@ -13,12 +13,12 @@ networks = load_script(SCRIPT.parent / "postfix" / "networks.py")
 
 
 def asked(value: str, is_open: bool = False) -> str:
-    """mynetworks for the value of --networks."""
+    """Return mynetworks for --networks."""
     return str(networks.mynetworks(SHIPPED, value, asked=True, is_open=is_open))
 
 
 def kept(value: str, is_open: bool = False) -> str:
-    """mynetworks without --networks, where main.cf has a value."""
+    """Return mynetworks for a value that main.cf already has."""
     return str(networks.mynetworks(SHIPPED, value, asked=False, is_open=is_open))
 
 

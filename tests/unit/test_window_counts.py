@@ -24,7 +24,7 @@ HUGE = 10**400
 
 @pytest.fixture(scope="module")
 def dead() -> int:
-    """The id of no process: one that has ended may give its own to another one."""
+    """Return an id that no process can have: that of a dead one may be reused."""
     return int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
@@ -115,7 +115,7 @@ def test_a_place_that_is_given_back_before_the_sleep_begins_is_taken(
 
 
 def test_who_gives_up_leaves_the_line_at_once(tmp_path: Path) -> None:
-    """Its slot would open later than it may wait: a call that is under way takes too long."""
+    """Its slot would open later than it may wait: a call under way takes too long."""
     now = relay.clock()
     ticket = [now + 30, ALIVE, ""]
     state = tmp_path / ".rate-limit-state"
@@ -249,7 +249,7 @@ def test_a_quota_that_makes_no_sense_is_asked_for_again(tmp_path: Path, quota: o
     ses = relay.Ses(str(tmp_path), load_config(relay), load_secrets(relay, API_PROVIDER="ses"), relay.Log())
 
     with pytest.MonkeyPatch.context() as patch:
-        # A day or more from the times above, process ids among them: none of these is a quota to use.
+        # So far from the times and process ids above that none of them is a quota to use.
         patch.setattr(relay, "clock", lambda: 1e8)
         assert ses.known_limit(window) is None
 
@@ -275,7 +275,7 @@ def test_a_token_is_used_while_it_lasts_for_long_enough(
 
 
 def cached_token(home: Path, times: dict[str, object]) -> str:
-    """What Graph takes out of a cache with a token of these times."""
+    """Return Graph's token from a cache with these times."""
     graph = relay.Graph(str(home), load_config(relay), load_secrets(relay), relay.Log())
     cache = home / ".graph-token-cache"
     cache.touch(0o600)
@@ -291,7 +291,7 @@ def cached_token(home: Path, times: dict[str, object]) -> str:
 def test_no_sixty_seconds_of_the_providers_clock_hold_more_than_the_limit(
     limit: int, plan: list[tuple[float, float, float]]
 ) -> None:
-    """plan: for each attempt the pause, how long its call lasts, and when in it that counts."""
+    """plan: each attempt's pause, its call's duration, and at which fraction it counts."""
     now = 0.0
     calls: list[tuple[float, float]] = []
     counted: list[float] = []
@@ -306,7 +306,7 @@ def test_no_sixty_seconds_of_the_providers_clock_hold_more_than_the_limit(
 
 
 def held_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, slept: float) -> Any:
-    """A delivery after so many seconds, in some of which the machine was suspended; and its alarms."""
+    """Return a delivery after `seconds`, suspended for `slept` of them, and its alarms."""
     relay_of = relay.Relay(
         str(tmp_path),
         relay.Envelope("alerts@domain.com", "4Zx", ["a@x.org"], ""),
@@ -351,7 +351,7 @@ MB = 1_000_000
 
 
 def window_with(home: Path, uploads: list[list[Any]], calls: tuple[list[Any], ...] = ()) -> Any:
-    """A window in which so much has left: seconds ago, octets and mailbox of each."""
+    """Return a window with uploads: seconds ago, octets and mailbox of each."""
     now = relay.clock()
     entries = [[now - ago, octets, key] for ago, octets, key in uploads]
     (home / ".rate-limit-state").write_text(json.dumps({"calls": calls, "uploads": entries}))
@@ -359,7 +359,7 @@ def window_with(home: Path, uploads: list[list[Any]], calls: tuple[list[Any], ..
 
 
 def octets_in(home: Path) -> dict[str, int]:
-    """What is noted, by mailbox."""
+    """Return octets by mailbox."""
     entries = json.loads((home / ".rate-limit-state").read_text())["uploads"]
     keys = {key for _, _, key in entries}
     return {key: sum(octets for _, octets, of in entries if of == key) for key in keys}
@@ -411,7 +411,7 @@ def test_who_claims_waits_until_enough_has_left(tmp_path: Path) -> None:
 
 
 def test_what_others_have_under_way_counts_as_much_as_it_may_be(tmp_path: Path) -> None:
-    """Its own call is the one for which it claims; one that has ended was noted."""
+    """It claims for its own call; one that has ended is already noted."""
     now, other = relay.clock(), os.getppid()
     calls = ([now - 1, None, ALIVE], [now - 5, now - 2, other], [now - 1, None, other])
     window = window_with(tmp_path, [[10, 100 * MB, ""]], calls)
