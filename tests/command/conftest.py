@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 from collections.abc import Iterator
 
@@ -26,8 +27,11 @@ def running() -> Iterator[PrivatePostfix]:
     """A running Postfix for all tests that only look at it."""
     with PrivatePostfix(None, settings=LASTING_DAEMONS) as postfix:
         # Tests change its settings without a reload: the smtpd(8) that --check asks still has the old ones.
-        with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", 30) as client:
-            client.ehlo()
+        # After a client it may not be free yet for the next, so there are three.
+        with contextlib.ExitStack() as clients:
+            for _ in range(3):
+                client = smtplib.SMTP("127.0.0.1", postfix.port, "localhost", 30)
+                clients.enter_context(client).ehlo()
         yield postfix
 
 

@@ -768,6 +768,16 @@ def test_a_log_that_is_still_to_be_made_is_fine_where_that_can_be_done(chain: Ch
     assert f"ok    the service account can write to {log}" in chain.check().lines
 
 
+def test_a_rotation_for_a_group_without_a_name(chain: Chain) -> None:
+    (chain.rotation / "relay").unlink()
+    for path in (chain.home.path, *chain.home.path.iterdir()):
+        os.chown(path, -1, 54321)
+    prefix = ("setpriv", "--reuid=nobody", "--regid=54321", "--clear-groups")
+    [line] = [line for line in chain.check(prefix=prefix).problems if "rotat" in line]
+    assert line.startswith("warn  no file in ")
+    assert "|nobody 54321|" in line
+
+
 def test_a_rotation_that_is_commented_out_is_none(chain: Chain) -> None:
     # logrotate(8) takes no pattern without a directory.
     for text in (f"# {chain.home.path / LOG} {{\n/elsewhere/*.log {{\n}}\n", "*.log {\n}\n"):

@@ -597,6 +597,16 @@ def test_a_port_that_another_program_has(chain: Chain, tmp_path: Path) -> None:
     chain.expect(problems, [f"FAIL  port {port} is taken by exim4, so Postfix cannot have it; {fix}"])
 
 
+def test_a_port_of_a_program_that_cannot_be_seen(chain: Chain) -> None:
+    """For example in a container that shares the host's network, but not its processes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        add_services(chain, f"127.0.0.1:{port} inet n - n - - smtpd")
+        problems = chain.check(prefix=("unshare", "--pid", "--fork", "--mount-proc")).problems
+    text = f"FAIL  port {port} is taken by a program that cannot be seen from here, so Postfix cannot have it"
+    assert f"{text}; stop it; {chain.expanded(RESTART)}" in problems
+
+
 def test_what_the_account_has_written_is_no_command_in_a_fix(chain: Chain, tmp_path: Path) -> None:
     """An address may contain what a shell takes for a command; the account once owned the configuration."""
     mark, theirs = chain.home.queue / "ran", chain.home.queue / "theirs"

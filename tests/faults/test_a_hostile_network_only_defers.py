@@ -290,6 +290,18 @@ def test_a_proxy_that_is_gone(sandbox: Sandbox, home: RelayHome, deliver: Delive
     assert sandbox.requests == []
 
 
+@pytest.mark.parametrize("url", ["user:pw@127.0.0.1:1", "ftp://127.0.0.1:1", "http://127.0.0.1:99999"])
+def test_a_proxy_whose_url_is_none(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where, url: str
+) -> None:
+    """Nothing has been sent, so the fate of the message is known."""
+    home.configure(HTTPS_PROXY=url, RATE_LIMIT_PER_MINUTE=28)
+    delivery = send(deliver)
+    expect_deferred(delivery, "4.4.1")
+    assert "check DNS, firewall and HTTPS_PROXY" in delivery.text
+    assert sandbox.requests == []
+
+
 def test_a_proxy_that_tunnels_is_used(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, sending: Where
 ) -> None:

@@ -85,7 +85,11 @@ def test_another_encoding_is_told(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['"API_SECRET": "abc"', '"HTTPS_PROXY": "http://u:abc@proxy"', '"x": "Secret abc"']
+    "line",
+    [
+        *('"API_SECRET": "abc"', '"HTTPS_PROXY": "http://u:abc@proxy"', '"HTTPS_PROXY": "u:abc@host"'),
+        *('"IDENTITY_HEADER": "abc"', '"AWS_CONTAINER_AUTHORIZATION_TOKEN": "abc"', '"x": "Secret abc"'),
+    ],
 )
 def test_a_line_that_may_hold_a_secret_is_not_shown(line: str) -> None:
     problem = refusal(f"{{\n{line} 5\n}}".encode())
