@@ -165,7 +165,7 @@ def test_without_the_permission_small_mail_goes_on(
     delivery = deliver(scan(LARGE), RECIPIENT)
     assert (delivery.verdict, delivery.dsn) == ("deferred" if keeps else "bounced", dsn)
     assert "HTTP 403 ErrorAccessDenied" in delivery.text
-    assert "grant Mail.ReadWrite beside Mail.Send" in delivery.text
+    assert "grant Mail.ReadWrite as well" in delivery.text
     assert deliver(mail(Subject="Small"), RECIPIENT, queue_id="Small").verdict == "sent"
     notice, small = sandbox.accepted
     assert notice.to == ["admin@domain.com"] and "Mail.ReadWrite" in notice.raw.decode()

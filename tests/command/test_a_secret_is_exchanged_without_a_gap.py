@@ -104,7 +104,7 @@ def test_a_secret_that_ends_between_two_messages_costs_none_of_them(
         home.put(TOKEN, b"")
         assert send(deliver) == "sent"
         assert set(tried(sandbox)) == {NEXT}
-    assert home.log().count("WARNING: API_SECRET is refused, API_SECRET_NEXT takes its place: ") == 1
+    assert home.log().count("WARNING: API_SECRET is refused, API_SECRET_NEXT is used instead: ") == 1
 
     (notice,) = notices(sandbox)
     assert "API_SECRET has been refused since 20" in notice.subject
@@ -286,7 +286,7 @@ def test_a_swap_by_mistake_costs_nothing(sandbox: Sandbox, home: RelayHome, deli
     assert send(deliver) == "sent"
     assert tried(sandbox) == [NEXT, OLD]
     assert "switched" not in read(home, WINDOW)
-    assert "WARNING: API_SECRET_NEXT is refused, API_SECRET takes its place: " in home.log()
+    assert "WARNING: API_SECRET_NEXT is refused, API_SECRET is used instead: " in home.log()
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_check_tries_both(chain: Chain) -> None:
     refused, used_now = checked.problems
     assert checked.status == 0
     assert refused.startswith("warn  API_SECRET is refused: Failed to obtain Graph token: HTTP 401 ")
-    assert used_now.startswith("warn  API_SECRET_NEXT is in use in place of API_SECRET; in api-secrets.json ")
+    assert used_now.startswith("warn  API_SECRET_NEXT is in use instead of API_SECRET; in api-secrets.json ")
     assert any("a token was obtained" in line for line in checked.lines)
 
     chain.sandbox.secret = "third"
@@ -449,7 +449,7 @@ def test_check_knows_what_is_remembered(chain: Chain) -> None:
     chain.sandbox.accepted.clear()
     chain.sandbox.requests.clear()
     (problem,) = chain.check().problems
-    assert problem.startswith("warn  API_SECRET_NEXT is in use in place of API_SECRET; ")
+    assert problem.startswith("warn  API_SECRET_NEXT is in use instead of API_SECRET; ")
     assert INTO_API_SECRET in problem
     assert tried(chain.sandbox) == [NEXT]
 

@@ -18,7 +18,7 @@ from helpers.state import TOKEN, WINDOW, lock_held
 from helpers.terminal import on_a_terminal
 from sandbox import Sandbox
 
-NOT_TRIED = f"warn  the provider was not tried; fix HOME/{CONFIG} and HOME/{SECRETS} first"
+NOT_TRIED = f"warn  the provider was not tested; fix HOME/{CONFIG} and HOME/{SECRETS} first"
 
 
 def test_a_sound_chain(chain: Chain) -> None:
@@ -37,7 +37,7 @@ def test_a_sound_chain(chain: Chain) -> None:
         f"the credentials expire in 365 days, on {in_days(365)}",
         "requests … for /usr/bin/python3",
         "localhost resolves to …",
-        f"a token was obtained from {chain.sandbox.url}, good for 3599 s",
+        f"a token was obtained from {chain.sandbox.url}, valid for 3599 s",
         "the token's roles are Mail.ReadWrite, Mail.Send",
         f"{chain.sandbox.url} answers over TLS (HTTP 404)",
         "this machine's clock is … s off the provider's",
@@ -315,7 +315,7 @@ FILE_FAULTS = {
     "configuration that is not JSON": fault(
         "FAIL",
         holding(CONFIG, '{"API_ID": "a",}'),
-        f"HOME/{CONFIG} is not valid JSON: line 1, column 15: a comma too many: remove the one before"
+        f"HOME/{CONFIG} is not valid JSON: line 1, column 15: one comma too many: remove the one before"
         " the closing bracket",
         EDIT_CONFIG,
         '      {"API_ID": "a",}',

@@ -137,7 +137,7 @@ ALL_INTERFACES = f"postconf -c POSTFIX -e 'inet_interfaces = all'; {RESTART}"
 SMTP = "smtp:[127.0.0.1]:2"
 BY_SENDER = "sender_dependent_default_transport_maps"
 TIMES_CURE = postfix_fix("minimal_backoff_time = 30s", "maximal_backoff_time = 30s", "queue_run_delay = 62s")
-CHECK_POSTFIX = "fix what this names: postfix -c POSTFIX check"
+CHECK_POSTFIX = "fix what this reports: postfix -c POSTFIX check"
 OPEN = "an open relay is abused within hours"
 POSTFIX_FAULTS = {
     "another transport": fixed(
@@ -937,7 +937,7 @@ def test_a_port_that_only_this_machine_can_reach(chain: Chain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         add_services(chain, f"{port} inet n - n - - smtpd")
-        text = f"port {port} is open to this machine alone, until Postfix is restarted: no device can connect"
+        text = f"port {port} is open only to this machine, until Postfix is restarted: no device can connect"
         # Root sees that another program listens here; the account cannot see whose it is.
         problems = chain.check(user=chain.home.account.pw_name).problems
         chain.expect(problems, [f"FAIL  {text}; {ALL_INTERFACES}"])

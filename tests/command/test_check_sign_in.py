@@ -69,7 +69,7 @@ def test_a_machine_that_is_sound(chain: Chain, service: Metadata) -> None:
     text = "\n".join(checked.lines)
     assert f"ok    a token was obtained from {service.url}/" in text
     # The seconds that have passed are subtracted.
-    assert re.search(", good for 863[0-9][0-9] s", text)
+    assert re.search(", valid for 863[0-9][0-9] s", text)
     assert "ok    signed in by machine as client-id, object id object-id" in text
     assert "cryptography" not in text and "API_EXPIRATION_DATE" not in text
 
@@ -127,7 +127,7 @@ CERTIFICATE_FAULTS = {
     "without a path": fault(
         "FAIL",
         lambda chain: chain.home.secrets(API_CREDENTIAL="certificate"),
-        "API_CERTIFICATE_PATH is required where API_CREDENTIAL is 'certificate' (HOME/api-secrets.json)",
+        "API_CERTIFICATE_PATH is required if API_CREDENTIAL is 'certificate' (HOME/api-secrets.json)",
         "edit HOME/api-secrets.json",
     ),
     "wrong clock": fault(

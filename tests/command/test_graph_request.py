@@ -128,4 +128,4 @@ def test_the_admin_is_told_of_a_message_that_is_too_large(
     assert deliver(mail(b"x" * MESSAGE_LIMIT), "to@external.com").dsn == "5.3.4"
     (alert,) = sandbox.accepted
     assert alert.to == ["admin@domain.com"]
-    assert "larger than the provider takes" in alert.subject
+    assert "larger than the provider accepts" in alert.subject

@@ -148,7 +148,7 @@ FAULTS: dict[str, tuple[Callable[[RelayHome, Pair], object], str]] = {
     "no key file": (with_secrets(API_PRIVATE_KEY_PATH="a.key"), "Private key file not found: HOME/a.key"),
     "no path": (
         with_secrets(API_CERTIFICATE_PATH=None),
-        "API_CERTIFICATE_PATH is required where API_CREDENTIAL is 'certificate' (HOME/api-secrets.json)",
+        "API_CERTIFICATE_PATH is required if API_CREDENTIAL is 'certificate' (HOME/api-secrets.json)",
     ),
     "with SES": (
         with_secrets(API_PROVIDER="ses"),
@@ -277,7 +277,7 @@ def test_a_renewal_that_fails_costs_nothing_while_the_token_is_good(
     sandbox.answer("token", refusal._replace(times=None))
     assert deliver(mail(), "to@external.com").verdict == "sent"
     (warning,) = [line for line in home.log().splitlines() if "WARNING" in line]
-    assert "AADSTS90033" in warning and "; the last token is still good" in warning
+    assert "AADSTS90033" in warning and "; the last token is still valid" in warning
     content = json.loads((home.path / TOKEN).read_text())
     home.put(TOKEN, json.dumps({**content, "ends": content["obtained"] + 59}).encode())
     assert deliver(mail(), "to@external.com").verdict == "deferred"

@@ -365,7 +365,7 @@ def test_a_webhook_that_fails_is_tried_again_later(
     assert len(webhook.posts) == (fault != "away")
     problem = {"away": "unreachable", "slow": "no answer"}.get(fault, f"HTTP {webhook.status}")
     name = re.escape(f"the webhook at {'127.0.0.2' if fault == 'away' else 'localhost'}")
-    assert re.search(rf"WARNING: {name} did not take that '.*': {problem} queue_id=", watched.log())
+    assert re.search(rf"WARNING: {name} did not accept '.*': {problem} queue_id=", watched.log())
     # It posts in a process of its own.
     assert took < 20, took
     change_constants(watched, WEBHOOK_SECONDS=50)
@@ -394,7 +394,7 @@ def test_a_webhook_that_never_ends_or_cannot_be_is_told_to_the_system_s_log_once
         fail(watched, deliver)
         pass_by_incident(watched, AGAIN_SECONDS)
     assert watched.log().count("INCIDENT: ") == 1
-    assert watched.log().count("did not take that 'No mail goes out") == 2
+    assert watched.log().count("did not accept 'No mail goes out") == 2
 
 
 @pytest.mark.parametrize("certificate", ["wrong-host", "expired", "unknown-ca"])
@@ -410,7 +410,7 @@ def test_a_webhook_of_another_certificate_gets_nothing(
         assert send(deliver).dsn == "4.7.0"
         settle(watched)
         assert impostor.posts == []
-        assert "the webhook at localhost did not take that" in watched.log()
+        assert "the webhook at localhost did not accept" in watched.log()
 
 
 def test_several_processes_tell_once(

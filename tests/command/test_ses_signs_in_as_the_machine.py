@@ -401,7 +401,7 @@ def test_old_keys_do_while_there_are_no_new_ones(
     # The second message does not ask again at once.
     assert metadata.steps == ["token", "role"]
     (warning,) = [line for line in instance.log().splitlines() if "WARNING" in line]
-    assert "404" in warning and "the old ones are good until" in warning
+    assert "404" in warning and "the old ones are valid until" in warning
 
 
 def test_keys_in_their_last_minute_are_not_used(metadata: AwsMetadata, instance: RelayHome) -> None:

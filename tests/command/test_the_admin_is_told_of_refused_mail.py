@@ -79,7 +79,7 @@ def test_by_the_first_mailbox_that_works_where_the_default_one_does_not(
     assert send(deliver, NETWORK).verdict == "sent"
     (notice,) = told(sandbox)
     assert notice.mailbox == NETWORK
-    subject = "[postfix-api-relay] Mail is waiting: the provider refused it, and the notices about it"
+    subject = "[postfix-api-relay] Mail is waiting: the provider refused it and the notices about it"
     assert notice.subject == subject
     text = notice.raw.decode()
     assert f"HTTP {answer.status}" in text

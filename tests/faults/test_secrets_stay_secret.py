@@ -189,7 +189,7 @@ def test_neither_of_two_secrets_is_passed_on(echo: Echo, leaky: RelayHome, role:
     delivery = pipe(leaky, mail(), "to@external.com")
     assert echo.times == 0
     assert delivery.verdict == ("sent" if refusals == 1 else "bounced")
-    assert "API_SECRET_NEXT takes its place: " in leaky.log() and "[secret]" in leaky.log()
+    assert "API_SECRET_NEXT is used instead: " in leaky.log() and "[secret]" in leaky.log()
     if refusals == 1:
         assert len(echo.accepted) == 2
     expect_no_leak(leaky, echo, echo.told, delivery)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import smtplib
 import socket
 import subprocess
@@ -391,8 +392,9 @@ def test_what_postfix_refuses_the_check_hears_from_it(
     age_settings(relaying.postfix.config)
     relaying.postfix.reload()
     text = f"FAIL  Postfix does not accept mail from {sender}: {said}; look for the reason in Postfix's log"
-    # Without the milter, Postfix 3.11 closes the connection.
-    assert text in done.stdout.replace(" 421 4.7.1 ", " 451 4.7.1 ").splitlines()
+    # Without the milter, Postfix 3.10 and 3.11 greet with 421, with the host's name or the enhanced code.
+    shown = re.sub(r" 421 (?:4\.7\.1|relay\.domain\.com) ", " 451 4.7.1 ", done.stdout)
+    assert text in shown.splitlines()
     assert done.returncode == 1
     assert len(sandbox_of_all.accepted) == accepted
     assert relaying.postfix.queue() == []
@@ -430,7 +432,7 @@ def test_a_message_that_is_lost_fails_the_run(machine: Machine, sandbox: Sandbox
     done = machine.attempt("--send-test", ADMIN)
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL  transport_maps sends mail of office.example to discard:, " in done.stdout
-    assert "has left Postfix's queue, and not by this relay" in done.stdout.splitlines()[-1]
+    assert "has left Postfix's queue, but not through this relay" in done.stdout.splitlines()[-1]
     assert machine.setting("transport_maps") == maps.partition(" = ")[2]
 
 

@@ -99,8 +99,8 @@ def test_a_domain_that_postfix_takes_for_its_own(
     status, line = send_test(home, lossy)
     assert status == 1
     assert re.fullmatch(
-        r"FAIL  \w+ has left Postfix's queue, and not by this relay: it was bounced, or delivered elsewhere;"
-        " look for it in Postfix's log, and run --check",
+        r"FAIL  \w+ has left Postfix's queue, but not through this relay: it was bounced, or delivered"
+        " elsewhere; look for it in Postfix's log, and run --check",
         line,
     )
     assert 'status=bounced (unknown user: "it")' in lossy.log()

@@ -14,10 +14,10 @@ relay = load_script()
 COMMENT = "JSON has no comments: use a key that begins with _comment"
 QUOTES = 'typographic quotes: write "'
 COMMA = "a comma is missing here"
-TRAILING = "a comma too many: remove the one before the closing bracket"
+TRAILING = "one comma too many: remove the one before the closing bracket"
 EARLY = "the file ends too early: is a closing bracket missing?"
 VALUE = "a value must be here: text needs double quotes"
-ENCODING = "it is not in UTF-8: save it as UTF-8"
+ENCODING = "it is not UTF-8: save it as UTF-8"
 # A text with "@@" at the reported place, and what is said about it.
 MISTAKES = {
     "comment behind a value": ('{\n  "A": 1, @@// why\n  "B": 2\n}', COMMENT),
