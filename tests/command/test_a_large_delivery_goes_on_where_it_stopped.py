@@ -16,6 +16,7 @@ from helpers.home import RelayHome
 from helpers.large_mail import TWO_FILES, scan
 from helpers.mail import mail
 from helpers.pipe import Delivery, pipe
+from helpers.script import change_constants
 from helpers.state import kept_progress, pass_by_progress
 from helpers.state_faults import clock_jumps
 from helpers.variants import shrink_drafts
@@ -145,6 +146,33 @@ def test_a_draft_that_is_still_one_is_sent_again_only_after_a_while(
     assert [request.role for request in sandbox.requests].count("send") == 1
     pass_by_progress(home, 15)
     assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    expect_sent(sandbox, home, SMALL)
+
+
+def test_a_draft_that_is_gone_when_it_is_sent_again_was_sent(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    sandbox.sent_lag, sandbox.keeps_sent = 1, False
+    sandbox.answer("send", LOST)
+    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
+    pass_by_progress(home, 60)
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    assert [request.role for request in sandbox.requests].count("send") == 2
+    expect_sent(sandbox, home, SMALL)
+
+
+def test_a_delivery_that_takes_too_long_continues_with_the_next_attempt(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    """Long before Postfix would kill it, and only while a request and its answer still fit."""
+    change_constants(home, LARGE_STOP_SECONDS=73)
+    sandbox.answer("draft", Answer(delay=5))
+    delivery = deliver(SMALL, RECIPIENT)
+    assert (delivery.verdict, delivery.dsn) == ("deferred", "4.4.2")
+    assert "this attempt has used up its time: the next one continues from here" in delivery.text
+    assert [request.role for request in sandbox.requests if request.role != "token"] == ["draft"]
+    assert deliver(SMALL, RECIPIENT).verdict == "sent"
+    assert [request.role for request in sandbox.requests].count("draft") == 1
     expect_sent(sandbox, home, SMALL)
 
 

@@ -20,6 +20,7 @@ from helpers.parallel import each
 from helpers.pipe import pipe
 from helpers.script import change_constants
 from helpers.state import NOTICES, TOKEN, WINDOW, kept_progress, read
+from helpers.state_faults import clock_jumps
 from helpers.strace import Call, dying_at, trace
 from helpers.variants import shrink_drafts, use_ses
 from sandbox import Accepted, Answer, Recorded, Sandbox
@@ -287,6 +288,20 @@ def test_a_swap_by_mistake_costs_nothing(sandbox: Sandbox, home: RelayHome, deli
     assert tried(sandbox) == [NEXT, OLD]
     assert "switched" not in read(home, WINDOW)
     assert "WARNING: API_SECRET_NEXT is refused, API_SECRET is used instead: " in home.log()
+
+
+def test_a_fault_of_the_provider_right_after_the_switch_only_defers(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    give_both("graph", home)
+    end_the_old("graph", sandbox, home)
+    sandbox.answer("token", provided("entra/secret-expired"), Answer(503))
+    assert send(deliver).startswith("deferred 4.")
+    assert tried(sandbox) == [OLD, NEXT]
+    (home.path / TOKEN).unlink()
+    clock_jumps(home, 700)
+    assert send(deliver) == "sent"
+    assert tried(sandbox)[0] == NEXT
 
 
 @pytest.mark.parametrize(

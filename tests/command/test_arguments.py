@@ -40,6 +40,8 @@ def test_a_recipient_in_place_of_the_client_address_is_told_of(
         ["--home", "relative", "alerts@domain.com", "4ZxTestQid", "to@external.com", ""],
         ["--help", "--version"],
         ["--no-such-option"],
+        # A sender "--" ends the options, so the first recipient is where the queue id should be.
+        ["--", "4ZxTestQid", "to@external.com", "b@external.com", "10.1.2.7"],
     ],
     ids=str,
 )

@@ -247,6 +247,7 @@ def test_shapes_of_mail(sandbox: Sandbox, free: RelayHome, provider: str, shape:
             ["is not in VALID", "From: 'network@domain.com' is"],
         ),
         ("device@domain.com", "192.0.2.1", "device@domain.com", ["is in no entry of TRUSTED_DEVICE_IPS"]),
+        ("root@x.org", "", "alerts@domain.com", ["is not in VALID", "'alerts@domain.com' is"]),
         ("<>", "", "MAILER-DAEMON@x.org", ["the null sender goes out from DEFAULT_FROM_ADDRESS"]),
         ("-x y@domain.com", "10.1.2.7", "z@domain.com", ["'-x y@domain.com' is not an e-mail address"]),
     ],

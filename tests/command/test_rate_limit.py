@@ -165,8 +165,10 @@ def test_the_quota_is_asked_for_again_after_a_day(
         (provided("ses/quota-access-denied"), 3600),
         (Answer(action="reset-after-read"), 60),
         (provided("ses/quota-throttling"), 60),
+        (Answer(200, {"Content-Type": "text/html"}, b"<p>Sign in</p>"), 60),
+        (provided("ses/quota", rate="0.0", daily="200.0", sent="0.0"), 60),
     ],
-    ids=["denied", "reset", "throttled"],
+    ids=["denied", "reset", "throttled", "page", "no rate"],
 )
 def test_a_quota_that_cannot_be_had_is_28(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer, seconds: float

@@ -421,6 +421,14 @@ def test_keys_that_are_short_lived_are_not_asked_for_by_each_message(
     assert metadata.steps.count("role") <= 2
 
 
+def test_keys_that_are_about_to_expire_are_none(metadata: AwsMetadata, home: RelayHome) -> None:
+    metadata.use_container(home)
+    metadata.lifetime = 30
+    delivery = pipe(home, mail(), RECIPIENT)
+    assert delivery.verdict == "deferred"
+    assert "gave keys that have expired, or this machine's clock is wrong" in delivery.text
+
+
 def test_refused_keys_are_asked_for_once_more(
     sandbox: Sandbox, metadata: AwsMetadata, instance: RelayHome
 ) -> None:

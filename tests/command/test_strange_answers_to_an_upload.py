@@ -18,7 +18,7 @@ from helpers.state import kept_progress
 from helpers.state_faults import clock_jumps
 from helpers.variants import shrink_drafts
 from helpers.waiting import wait_until
-from sandbox import Answer, Sandbox, graph_error, json_answer, received_of
+from sandbox import Answer, Sandbox, Where, graph_error, json_answer, received_of
 
 RECIPIENT = "to@external.com"
 LOST = Answer(action="accept-then-reset")
@@ -65,6 +65,16 @@ def test_pages_for_ranges_send_nothing(sandbox: Sandbox, home: RelayHome, delive
     sandbox.answer("range", PAGE._replace(times=None))
     assert deliver(TWO_FILES, RECIPIENT).dsn == "4.5.0"
     assert sandbox.accepted == []
+
+
+@pytest.mark.parametrize("step", ["draft", "session"])
+def test_a_page_in_place_of_a_draft_or_a_session_sends_nothing(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver, step: Where
+) -> None:
+    sandbox.answer(step, Answer(201, {"Content-Type": "text/html"}, b"<p>Sign in</p>"))
+    assert deliver(TWO_FILES, RECIPIENT).dsn == "4.5.0"
+    assert until_settled(home, TWO_FILES, RECIPIENT).verdict == "sent"
+    expect_whole(sandbox, home)
 
 
 def ranges(*expected: object) -> Answer:
