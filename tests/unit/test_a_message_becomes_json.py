@@ -12,7 +12,7 @@ import pytest
 from helpers.large_mail import MB, encoded, file_part, message, multipart, noise, scan, text_part
 from helpers.mail import mail
 from helpers.script import load_script
-from helpers.unit import parse
+from helpers.unit import load_config, load_secrets, parse
 
 relay = load_script()
 
@@ -558,3 +558,15 @@ def test_a_large_message_is_not_there_twice() -> None:
 
     assert total == 20 * MB
     assert peak < 9 * MB
+
+
+@pytest.mark.parametrize(("octets", "fits"), [(200 << 20, True), ((200 << 20) + 4, False)])
+def test_more_than_graph_ever_takes_bounces(octets: int, fits: bool) -> None:
+    """150 MB, which base64 makes 200."""
+    graph = relay.Graph("/home", load_config(relay), load_secrets(relay), relay.Log())
+    if fits:
+        assert graph.goes_as_draft(parse(relay, mail()), octets)
+    else:
+        with pytest.raises(relay.Bounced, match="too large") as refused:
+            graph.goes_as_draft(parse(relay, mail()), octets)
+        assert refused.value.text == "the message is larger than 150 MB, Graph's limit"

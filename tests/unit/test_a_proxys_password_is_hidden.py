@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
+from helpers.unit import load_config, load_secrets
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,5 @@ import pytest
     ],
 )
 def test_of_a_url_only_the_password_is(relay: ModuleType, url: str | None, hidden: list[str]) -> None:
-    config, secrets = relay.RelayConfig(), relay.ApiSecrets()
-    for record in (config, secrets):
-        vars(record).update({key: spec.default for key, spec in relay.settings_of(type(record)).items()})
-    config.HTTPS_PROXY, secrets.API_SECRET = url, ""
-    assert relay.hidden_parts(config, secrets) == hidden
+    config, secrets = load_config(relay, HTTPS_PROXY=url), load_secrets(relay)
+    assert relay.hidden_parts(config, secrets) == ["client-secret", *hidden]
