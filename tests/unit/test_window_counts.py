@@ -389,6 +389,18 @@ def test_octets_that_are_claimed_share_buckets(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / ".rate-limit-state").read_text())["uploads"]) <= 2
 
 
+def test_who_uploads_is_noted_once_and_until_it_has_ended(tmp_path: Path) -> None:
+    window = window_with(tmp_path, [])
+
+    for _ in range(2):
+        window.claim("a@x.org", 1000, 150 * MB, 0)
+    state = tmp_path / ".rate-limit-state"
+
+    assert json.loads(state.read_text())["uploading"] == [[os.getpid(), "a@x.org"]]
+    window.settle([], False)
+    assert "uploading" not in json.loads(state.read_text())
+
+
 def test_what_is_larger_than_the_limit_goes_alone(tmp_path: Path) -> None:
     window = window_with(tmp_path, [[10, 1, ""]])
 
