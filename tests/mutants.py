@@ -30,7 +30,7 @@ SECTIONS = (
     *("Providers", "Main"),
 )
 # Tests of an administrator's commands, of large messages and of other credentials are not run.
-OTHERS = "check|status|report|explain|send_test|draft|crowd|large|upload|sign_in|exchanged|machine|urgent"
+OTHERS = "check|status|report|explain|send_test|draft|crowd|large|upload|sign_in|machine"
 COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
 COMPARISONS |= {ast.In: "not in", ast.NotIn: "in", ast.Is: "is not", ast.IsNot: "is"}
 AT_A_TIME, TEST_SECONDS = 2, 1200
