@@ -49,8 +49,7 @@ class Mutant(NamedTuple):
     def shown(self, source: str) -> str:
         number = source.count("\n", 0, self.start) + 1
         before, after = (" ".join(text.split()) for text in (source[self.start : self.end], self.text))
-        # Not splitlines(): in Python's source a form feed does not end a line.
-        line = source.split("\n")[number - 1].strip()
+        line = source[source.rfind("\n", 0, self.start) + 1 :].partition("\n")[0].strip()
         return f"{number:5} {line}\n      {before}  ->  {after}"
 
 

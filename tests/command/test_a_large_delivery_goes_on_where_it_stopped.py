@@ -149,13 +149,18 @@ def test_a_draft_that_is_still_one_is_sent_again_only_after_a_while(
     expect_sent(sandbox, home, SMALL)
 
 
-def test_a_draft_that_is_gone_when_it_is_sent_again_was_sent(
-    sandbox: Sandbox, home: RelayHome, deliver: Deliver
-) -> None:
+def lose_the_answer_to_send(sandbox: Sandbox, home: RelayHome, deliver: Deliver) -> None:
+    """Send a draft that looks like one a minute later, when it is sent again, and then is gone."""
     sandbox.sent_lag, sandbox.keeps_sent = 1, False
     sandbox.answer("send", LOST)
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
     pass_by_progress(home, 60)
+
+
+def test_a_draft_that_is_gone_when_it_is_sent_again_was_sent(
+    sandbox: Sandbox, home: RelayHome, deliver: Deliver
+) -> None:
+    lose_the_answer_to_send(sandbox, home, deliver)
     assert deliver(SMALL, RECIPIENT).verdict == "sent"
     assert [request.role for request in sandbox.requests].count("send") == 2
     expect_sent(sandbox, home, SMALL)
@@ -190,10 +195,8 @@ def test_a_refused_second_send_does_not_make_the_first_one_known(
     sandbox: Sandbox, home: RelayHome, deliver: Deliver, answer: Answer
 ) -> None:
     """Here the first one succeeded, and the message still looked like a draft for too long."""
-    sandbox.sent_lag, sandbox.keeps_sent = 1, False
-    sandbox.answer("send", LOST, answer)
-    assert deliver(SMALL, RECIPIENT).verdict == "deferred"
-    pass_by_progress(home, 60)
+    lose_the_answer_to_send(sandbox, home, deliver)
+    sandbox.answer("send", answer)
     assert deliver(SMALL, RECIPIENT).verdict == "deferred"
     expire_pauses(home)
     assert deliver(SMALL, RECIPIENT).verdict == "sent"

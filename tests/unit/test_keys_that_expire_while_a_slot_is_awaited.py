@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers.unit import load_config, load_secrets
 
 REFUSAL = {"x-amzn-ErrorType": "InvalidClientTokenId"}
 
@@ -15,12 +16,9 @@ REFUSAL = {"x-amzn-ErrorType": "InvalidClientTokenId"}
 def test_the_second_request_is_signed_with_keys_that_are_still_good(
     relay: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, secrets, log = relay.RelayConfig(), relay.ApiSecrets(), relay.Log()
-    for record in (config, secrets):
-        vars(record).update({key: spec.default for key, spec in relay.settings_of(type(record)).items()})
-    secrets.API_PROVIDER, secrets.API_CREDENTIAL = "ses", "machine"
-    secrets.API_TENANT_OR_REGION = "eu-west-1"
-    ses = relay.provider_of(str(tmp_path), config, secrets, log)
+    machine = {"API_PROVIDER": "ses", "API_CREDENTIAL": "machine", "API_TENANT_OR_REGION": "eu-west-1"}
+    config, secrets = load_config(relay), load_secrets(relay, **machine)
+    ses = relay.provider_of(str(tmp_path), config, secrets, relay.Log())
     made: list[str] = []
     signed_by: list[str] = []
 
